@@ -1,0 +1,46 @@
+# Set-up, demo, tests and checks; every target sets up what it needs, and is quick when that is there.
+DATA ?= simulated
+DATA_DIR ?=
+BIN := .venv/bin
+SHIM := requirements/fbgemm_gpu_on_cpu
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q
+
+# torchrec asks for fbgemm-gpu: the CUDA build where there is an NVIDIA GPU, else a package of that name that brings the CPU build.
+ifeq ($(shell command -v nvidia-smi),)
+  REQUIREMENTS := ./$(SHIM) --editable .[text,dev]
+else
+  REQUIREMENTS := --editable .[text,dev,gpu]
+endif
+
+.PHONY: setup demo test test-unit test-processes lint bench
+
+setup: .venv/set-up
+
+.venv/set-up: pyproject.toml requirements/constraints.txt $(SHIM)/pyproject.toml
+	@for python in python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then exec $$python -m venv .venv; fi; \
+	done; echo 'setup: needs Python 3.11 or newer, as python3.11 or python3 on the PATH' >&2; exit 1
+	$(BIN)/pip install --constraint requirements/constraints.txt $(REQUIREMENTS)
+	@touch $@
+
+demo: setup
+	$(BIN)/semid demo --data $(DATA) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+
+# Half of the tests compute in one process and half wait for several: side by side they share two cores well.
+test: setup
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-unit test-processes
+
+test-unit: setup
+	$(PYTEST) tests/unit
+
+test-processes: setup
+	$(PYTEST) tests --ignore=tests/unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup
+	@set -e; for benchmark in $(wildcard benchmarks/*.py); do $(BIN)/python $$benchmark; done

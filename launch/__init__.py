@@ -1,0 +1,1 @@
+"""TorchX components and the driver that runs a chain of stages."""

@@ -1,0 +1,1 @@
+"""Quantizers, tables, sharding, history arm, interaction, and the ranker."""

@@ -1,0 +1,1 @@
+"""Configuration, recipes, the stages, metrics, checkpoints and reports."""

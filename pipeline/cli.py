@@ -1,0 +1,100 @@
+"""The command `semid`: one subcommand per stage, plus demo and doctor; user errors end with one line and exit code 2."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from features.dataset import write_durably
+from features.errors import InputError
+from pipeline import config as configuration
+from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
+
+USER_ERROR = 2
+
+
+def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments, those of the process by default.
+        stage: the stage that `python -m pipeline.NAME` stands for; the arguments are then only its own.
+
+    Returns:
+        0, or 2 for what the user got wrong, after one line on standard error.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments if stage is None else [stage, *arguments])
+    try:
+        if options.command == "doctor":
+            return _call("pipeline.doctor", "run")
+        if options.command == "demo":
+            return _call("pipeline.demo", "run", options)
+        return _run_stage(options)
+    except InputError as error:
+        line = f"semid {options.command}: {error}"
+        print(line, file=sys.stderr, flush=True)
+        _tell_launcher(line, USER_ERROR)
+        return USER_ERROR
+    except Exception as error:
+        _tell_launcher(f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _run_stage(options: argparse.Namespace) -> int:
+    chosen = STAGES[options.command]
+    config = configuration.load(options.recipe, options.set)
+    rank = int(os.environ.get("RANK", "0"))
+    if is_current(chosen, config) and not options.force:
+        if rank == 0:
+            print(f"{chosen.name}: up to date", flush=True)
+        return 0
+    if rank == 0:
+        mark_outdated(chosen, config)
+    _call(f"pipeline.{chosen.name}", "run", config)
+    if rank == 0:
+        mark_current(chosen, config)
+    return 0
+
+
+def _tell_launcher(message: str, code: int) -> None:
+    """Leave the error where torchelastic and TorchX look for it, in their form; torchrun itself passes no exit code on."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    details = {"timestamp": str(int(time.time()))} | ({} if code == USER_ERROR else {"py_callstack": traceback.format_exc()})
+    text = json.dumps({"message": {"message": message, "errorCode": code, "extraInfo": details}})
+    write_durably(Path(path), text.encode())
+
+
+def _call(module: str, function: str, *arguments: object) -> int:
+    return getattr(importlib.import_module(module), function)(*arguments) or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="semid", description="Ranking models whose item ids are Semantic IDs: from raw logs to an evaluated ranker."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage in STAGES.values():
+        example = f"example: semid {stage.name} simulated --set workdir=runs/try"
+        sub = commands.add_parser(stage.name, help=stage.summary, description=stage.summary, epilog=example)
+        sub.add_argument("recipe", help="a name in pipeline/recipes or the path of a YAML file")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.global_batch=2048")
+        sub.add_argument("--force", action="store_true", help="run even if nothing has changed")
+    summary = "the whole chain through TorchX, on the simulated world or a real log"
+    demo = commands.add_parser("demo", help=summary, description=summary, epilog="example: semid demo --data ifdb --data-dir ~/logs")
+    demo.add_argument("--data", default="simulated", choices=["simulated", "ifdb", "online_retail", "movielens", "mind"], help="which log")
+    demo.add_argument("--data-dir", help="folder of the raw files, or its parent; not needed for the simulated world")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
+    summary = "whether torch, fbgemm, torchrec and torchx fit together here, and how to mend what does not"
+    commands.add_parser("doctor", help=summary, description=summary, epilog="example: semid doctor")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Paired comparison of two variants on the same rows: change of NE with a 95% interval over seeds and users."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+
+
+class Gain(NamedTuple):
+    """Relative change of NE in percent, negative is better, and its 95% interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class UserBootstrap:
+    """Resamples users, not rows: a user's rows are not independent, and resampling rows gives half the true width.
+
+    All comparisons share one set of draws, so that they are paired.
+    """
+
+    def __init__(self, user_ids: NDArray[np.int64], draws: int, seed: int = 0) -> None:
+        """Args: user_ids int64 [N], one per row; number of resamplings; seed."""
+        _, self._user = np.unique(user_ids, return_inverse=True)
+        self._users = int(self._user.max()) + 1
+        generator = np.random.default_rng(seed)
+        self._weights = generator.poisson(1.0, (draws, self._users)).astype(np.float64)  # [draws, U]
+
+    def gain(self, variant_SN: NDArray[np.float64], baseline_SN: NDArray[np.float64], chosen: NDArray[np.bool_]) -> Gain:
+        """Compare log losses of the rows `chosen` (bool [N]).
+
+        NE's denominator is the same for both, so the change of NE is that of the summed log loss, seed by seed. The standard error adds
+        the variance over resampled users and the variance over seeds; the quantile is Student's t with Satterthwaite's degrees of freedom.
+
+        Args:
+            variant_SN, baseline_SN: float64 [S, N], log loss per seed and row; seed s of one is paired with seed s of the other.
+        """
+        if not chosen.any():
+            return Gain(np.nan, np.nan, np.nan)
+        variant_SU, baseline_SU = self._per_user(variant_SN, chosen), self._per_user(baseline_SN, chosen)
+        seed_gain_S = variant_SU.sum(1) / baseline_SU.sum(1) - 1
+        below = self._weights @ baseline_SU.T
+        if not (below > 0).all():  # so few users that a draw can miss them all
+            return Gain(100 * float(seed_gain_S.mean()), np.nan, np.nan)
+        resampled = (self._weights @ variant_SU.T / below - 1).mean(1)
+        seeds = len(seed_gain_S)
+        of_users = float(resampled.var(ddof=1))
+        of_seeds = float(seed_gain_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
+        variance = of_users + of_seeds
+        users = int(np.count_nonzero(baseline_SU[0]))
+        freedom = variance**2 / (of_users**2 / max(users - 1, 1) + of_seeds**2 / max(seeds - 1, 1)) if variance else 1.0
+        half = float(student_t.ppf(0.975, freedom)) * np.sqrt(variance)
+        mean = float(seed_gain_S.mean())
+        return Gain(100 * mean, 100 * (mean - half), 100 * (mean + half))
+
+    def _per_user(self, losses_SN: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.stack([np.bincount(self._user[chosen], losses[chosen], self._users) for losses in losses_SN])

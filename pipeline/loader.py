@@ -1,0 +1,139 @@
+"""From a configuration to batches: opens the data, the store and the dense id map, and loads steps of a plan in order."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from features.dataset import Dataset, open_dataset
+from features.dense_ids import DenseIdMap
+from features.enrich import enrich
+from features.entity_store import EntityStore
+from features.errors import InputError
+from features.kjt import Batch, BatchBuilder, input_columns
+from features.prefix_ngram import coprime_rows
+from features.reader import BatchPlan, RowReader
+from features.representation import Representation
+from features.semantic_id import SidContract
+from pipeline.config import RunConfig
+
+
+class BatchSource:
+    """The run's input, opened on first use in each process; made anew from the configuration in a loader process."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchSource, (self.config,)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The impressions, with codes (`train.input: enriched`) or without."""
+        return open_dataset(self.config.path(self.config.train.input))
+
+    @cached_property
+    def store(self) -> EntityStore:
+        """The entity store's current snapshot."""
+        return EntityStore.open(self.config.path(self.config.train.store))
+
+    @cached_property
+    def contract(self) -> SidContract | None:
+        """The Semantic ID contract of the input; None where no representation uses Semantic IDs.
+
+        Raises:
+            InputError: naming both sides, if the enriched files and the store do not belong together.
+        """
+        if not self._needs("semantic_id"):
+            return None
+        if self.config.train.input == "enriched":
+            where = str(self.dataset.path)
+            enriched = SidContract.from_json(self.dataset.metadata["sid_contract"], where)
+            enriched.require_same(self.store.contract, where, str(self.config.path(self.config.train.store)))
+        return self.store.contract
+
+    @cached_property
+    def builder(self) -> BatchBuilder:
+        """Makes this run's batches."""
+        dense_ids = DenseIdMap.load(self.config.path("dense_ids")) if self._needs("individual") else None
+        contract, train = self.contract, self.config.train
+        return BatchBuilder(
+            representations=tuple(self._representations(contract, dense_ids)),
+            columns=tuple(input_columns(self.dataset.schema.names, contract is not None, self.dataset.schema)),
+            history_length=self.config.ingest.history_length,
+            context_rows=self.config.model.context_rows,
+            dense_ids=dense_ids,
+            levels=contract.levels if contract else 0,
+            id_dropout=train.id_dropout,
+            seed=train.seed,
+        )
+
+    @cached_property
+    def reader(self) -> RowReader:
+        """Reads the columns that the builder needs."""
+        return RowReader(self.dataset, self.builder.columns)
+
+    def rows(self, start: int, stop: int) -> pa.Table:
+        """Rows [start, stop) with codes, looked up here where the input has none."""
+        table = self.reader.read(start, stop)
+        if self.contract is None or self.config.train.input == "enriched":
+            return table
+        return pa.Table.from_batches([enrich(table.combine_chunks().to_batches()[0], self.store).batch]) if table.num_rows else table
+
+    def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
+        """This rank's batches from `first_step` to the plan's end, in order.
+
+        Args:
+            plan: which rows.
+            first_step: the first step to load.
+            training: apply id dropout.
+            known_before: row before which an item's first impression must lie for an individual row; each step's own first row by default.
+        """
+        steps = _Steps(self, plan, training, known_before)
+        workers = self.config.train.workers
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(first_step, plan.steps),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        return iter(loader)
+
+    def _needs(self, kind: str) -> bool:
+        return any(r.kind == kind for r in self.config.model.representations.values())
+
+    def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
+        for name, chosen in self.config.model.representations.items():
+            rows, size = chosen.rows or 0, 0
+            if chosen.kind == "individual":
+                assert dense_ids is not None
+                rows = len(dense_ids.ids)
+            if chosen.kind == "semantic_id":
+                assert contract is not None
+                if chosen.depth > contract.levels:
+                    raise InputError(f"model.representations.{name}.depth is {chosen.depth} but the store has {contract.levels} levels")
+                size = contract.codebook_size
+                if chosen.mapping == "modulo":
+                    rows = coprime_rows(rows, size)
+            yield Representation(name, chosen.kind, rows, chosen.target, chosen.history, chosen.depth, chosen.mapping, size)
+
+
+class _Steps(TorchDataset[Batch]):
+    def __init__(self, source: BatchSource, plan: BatchPlan, training: bool, known_before: int | None) -> None:
+        self.source, self.plan, self.training, self.known_before = source, plan, training, known_before
+
+    def __getitem__(self, step: int) -> Batch:
+        first, stop = self.plan.rank_rows(step)
+        step_rows = self.plan.step_rows(step)
+        return self.source.builder.build(
+            self.source.rows(first, stop),
+            first_row=first,
+            size=self.plan.local_batch,
+            step_rows=step_rows,
+            training=self.training,
+            known_before=step_rows[0] if self.known_before is None else self.known_before,
+        )

@@ -1,0 +1,124 @@
+"""What all stages share: the list of stages, and the stamp that lets a second run skip one whose inputs have not changed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.dataset import MANIFEST, write_durably
+from pipeline.config import RunConfig
+
+PACKAGES = ("features", "models", "pipeline")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of the chain.
+
+    Attributes:
+        name: the subcommand and the module `pipeline.NAME`.
+        summary: one line for --help.
+        reads: outputs of earlier stages, below the run's workdir.
+        writes: its own outputs, below the run's workdir; the first one holds the stamp.
+        settings: sections of the configuration that it depends on.
+        distributed: runs on all ranks.
+    """
+
+    name: str
+    summary: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    settings: tuple[str, ...]
+    distributed: bool = False
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("ingest", "raw files as published to canonical Parquet", (), ("impressions", "items"), ("ingest",)),
+        Stage("simulate", "the simulated world as canonical Parquet", (), ("impressions", "items"), ("ingest", "simulate")),
+        Stage("embed", "item text or given vectors to content embeddings", ("items",), ("content",), ("embed",)),
+        Stage("quantize", "train an RQ-VAE on content embeddings", ("content",), ("codebook",), ("quantize",)),
+        Stage(
+            "assign", "Semantic IDs of all items into the entity store", ("content", "codebook"), ("store", "store_shuffled"), ("assign",)
+        ),
+        Stage("enrich", "impressions + store to Parquet with codes", ("impressions", "store"), ("enriched", "dense_ids"), ()),
+        Stage("train", "train the ranker", ("enriched", "dense_ids"), ("train",), ("model", "sharding", "train", "ranks"), True),
+        Stage(
+            "evaluate",
+            "compare the representations after training and as a stream",
+            ("impressions", "enriched", "dense_ids", "store", "store_shuffled", "train"),
+            ("evaluate",),
+            ("model", "sharding", "train", "evaluate", "ranks"),
+            True,
+        ),
+        Stage("report", "one HTML file with the tables and plots", ("items", "impressions", "codebook", "evaluate"), ("report",), ()),
+    )
+}
+
+
+def chain(config: RunConfig) -> list[Stage]:
+    """The stages of a whole run, in order: the simulated world stands in for ingestion where the recipe says so."""
+    first = "simulate" if config.ingest.source == "simulated" else "ingest"
+    skipped = "ingest" if first == "simulate" else "simulate"
+    return [stage for stage in STAGES.values() if stage.name != skipped]
+
+
+def is_current(stage: Stage, config: RunConfig) -> bool:
+    """Whether the stage has finished before with the same settings, inputs and code, and what it wrote is there."""
+    if not all(config.path(name).exists() for name in stage.writes):
+        return False
+    try:
+        return _stamp_path(stage, config).read_text() == _stamp(stage, config)
+    except FileNotFoundError:  # never finished, or another rank is just about to run it again
+        return False
+
+
+def mark_outdated(stage: Stage, config: RunConfig) -> None:
+    """Forget that the stage has finished; called first of all, lest a run that stops halfway leaves outputs under an older stamp."""
+    _stamp_path(stage, config).unlink(missing_ok=True)
+
+
+def mark_current(stage: Stage, config: RunConfig) -> None:
+    """Record that the stage has finished; called last of all."""
+    write_durably(_stamp_path(stage, config), _stamp(stage, config).encode())
+
+
+def _stamp_path(stage: Stage, config: RunConfig) -> Path:
+    return config.path(stage.writes[0]) / "stage.json"
+
+
+def _stamp(stage: Stage, config: RunConfig) -> str:
+    settings = config.model_dump(mode="json")
+    return json.dumps(
+        {
+            "stage": stage.name,
+            "settings": {name: settings[name] for name in stage.settings},
+            "inputs": {name: _identity(config.path(name)) for name in stage.reads} | _raw_identity(stage, config),
+            "code": _hash_files(sorted(file for package in PACKAGES for file in (Path(__file__).parents[1] / package).rglob("*.py"))),
+        },
+        indent=1,
+    )
+
+
+def _identity(path: Path) -> str:
+    """An input's identity: its manifest's hash where it has one, else the stamp of the stage that wrote it."""
+    return _hash_files([file for file in (path / MANIFEST, path / "stage.json") if file.is_file()])
+
+
+def _raw_identity(stage: Stage, config: RunConfig) -> dict[str, str]:
+    raw = config.ingest.raw
+    if stage.name != "ingest" or raw is None:
+        return {}
+    files = sorted(file for file in raw.rglob("*") if file.is_file()) if raw.is_dir() else [raw] if raw.is_file() else []
+    return {"raw": _hash_files(files)}
+
+
+def _hash_files(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""Stage train: the ranker over the training period in one epoch, resumed where an earlier run stopped."""
+
+import json
+import sys
+
+from features.dataset import write_durably
+from pipeline.config import RunConfig
+from pipeline.progress import say
+from pipeline.ranks import start_process_group
+from pipeline.trainer import Trainer
+
+
+def run(config: RunConfig) -> None:
+    """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores, TensorBoard curves and the resolved config."""
+    device = start_process_group()
+    folder = config.path("train")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / "config.json", config.model_dump_json(indent=1).encode())
+    trainer = Trainer(config, folder, device)
+    for line in trainer.describe():
+        say(f"plan: {line}")
+    if trainer.resume():
+        say(f"resumed after step {trainer.step}")
+    trainer.train(trainer.train_rows)
+    final = trainer.lifetime.compute()
+    say(f"trained on {trainer.train_rows:,} rows: NE {final.ne:.4f}  AUC {final.auc:.4f}  calibration {final.calibration:.3f}")
+    write_durably(folder / "metrics.json", json.dumps(final._asdict(), indent=1).encode())
+
+
+if __name__ == "__main__":
+    from pipeline.cli import main
+
+    sys.exit(main(stage="train"))

@@ -1,0 +1,193 @@
+"""The trainer: one ranker on all ranks, trained over the impressions in time order, scored before each update, resumable."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+
+from features.dataset import write_durably
+from features.reader import BatchPlan
+from models.ranker import Ranker
+from models.sharding import describe, initialise_optimizer, shard
+from pipeline import checkpoint
+from pipeline.config import RunConfig
+from pipeline.loader import BatchSource
+from pipeline.metrics import RunningMetrics
+from pipeline.progress import progress_bar, say
+from pipeline.ranks import on_rank_zero
+
+
+class Trainer:
+    """A run in progress.
+
+    Attributes:
+        step: batches trained so far.
+        lifetime: metrics of all of them, each batch scored before it was trained on.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, device: torch.device, *, quiet: bool = False) -> None:
+        """Prepare a run at step 0; a collective call.
+
+        Args:
+            config: the run's configuration.
+            folder: for checkpoints, scores and TensorBoard curves.
+            device: of this rank, from `start_process_group`.
+            quiet: print no progress.
+        """
+        self.config, self.folder, self.device, self._quiet = config, folder, device, quiet
+        self.source = BatchSource(config)
+        torch.manual_seed(config.train.seed)
+        self.model = shard(
+            Ranker(self.source.builder.schema, config.model, torch.device("meta")),
+            config.sharding,
+            table_learning_rate=config.train.table_learning_rate,
+            dense_learning_rate=config.train.dense_learning_rate,
+            batch=config.train.global_batch // dist.get_world_size(),
+            device=device,
+        )
+        initialise_optimizer(self.model)
+        pipeline = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
+        self._pipeline = pipeline(self.model.module, self.model.optimizer, device)
+        self.step = 0
+        self.lifetime, self._window = RunningMetrics(device), RunningMetrics(device)
+        self._scores: list[torch.Tensor] = []  # float32 [B] per step since the last checkpoint
+        self._board = SummaryWriter(str(folder / "tensorboard")) if dist.get_rank() == 0 else None
+        self._logged = (0, 0.0)  # step and time of the last progress line
+
+    @property
+    def rows(self) -> int:
+        """Rows of the impressions."""
+        return self.source.dataset.rows
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the training period: `train.train_fraction` of all, in whole global batches."""
+        batch = self.config.train.global_batch
+        return int(self.rows * self.config.train.train_fraction) // batch * batch
+
+    def train(self, until: int) -> None:
+        """Go on to row `until`, in time order, saving on the way and at the end."""
+        plan = self._plan(0, until)
+        if self.step >= plan.steps:
+            return
+        self.model.module.train()
+        self._pipeline.reset()
+        batches = self.source.batches(plan, self.step, training=True)
+        every = self.config.train
+        self._logged = (self.step, time.perf_counter())
+        with progress_bar(self.folder.name, plan.steps, self.step) as advance:
+            while self.step < plan.steps:
+                output = self._pipeline.progress(batches)
+                self.step += 1
+                self._window.update(*output)
+                self._scores.append(output.logit_B)
+                advance()
+                if self.step % every.log_every == 0 or self.step == plan.steps:
+                    self._log(plan)
+                if self.step % every.checkpoint_every == 0 or self.step == plan.steps:
+                    self.save()
+
+    def score(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Logits of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` count as unknown."""
+        plan = self._plan(start, stop)
+        self.model.module.eval()
+        self._pipeline.reset()
+        batches = self.source.batches(plan, 0, training=False, known_before=start)
+        with torch.no_grad():
+            logits = [self._pipeline.progress(batches).logit_B for _ in range(plan.steps)]
+        return _in_row_order(logits)[: stop - start]
+
+    def stream_scores(self) -> NDArray[np.float32]:
+        """Logits of all rows trained so far, each made before the row was trained on; read from the run's folder, which ranks share."""
+        files = sorted((self.folder / "scores").glob("*.npy"))
+        return np.concatenate([np.load(file, allow_pickle=False) for file in files])[: self.rows]
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()
+
+    def save(self) -> None:
+        """Publish a checkpoint, and the scores since the last one; a collective call."""
+        scores = _in_row_order(self._scores)
+        first = self.step - len(self._scores)
+        on_rank_zero(lambda: write_array(self.folder / "scores" / f"{first:09d}.npy", scores))
+        self._scores = []
+        position = checkpoint.Position(self.step, self._fingerprint(), self._identity())
+        checkpoint.save(self._checkpoints, self.model, self._metrics_state(), position, self.config.train.keep_checkpoints)
+
+    def resume(self) -> bool:
+        """Load the newest checkpoint; False where there is none. Raises InputError where it does not fit this run."""
+        path = checkpoint.latest(self._checkpoints)
+        if path is None:
+            return False
+        metrics = self._metrics_state()
+        self.step = checkpoint.load(path, self.model, metrics, self._fingerprint(), self._identity())
+        self.lifetime.load(metrics["lifetime"])
+        self._window.load(metrics["window"])
+        return True
+
+    def describe(self) -> list[str]:
+        """The plan, one line per table."""
+        return describe(self.model.plan)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _plan(self, start: int, stop: int) -> BatchPlan:
+        return BatchPlan(start, stop, self.config.train.global_batch, dist.get_world_size(), dist.get_rank())
+
+    def _fingerprint(self) -> str:
+        return self._plan(0, self.rows).fingerprint(self.source.dataset)
+
+    def _identity(self) -> dict[str, Any]:
+        contract = self.source.contract
+        settings = self.config.model_dump(mode="json")
+        learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
+        return {"sid_contract": contract.to_json() if contract else None, "model": settings["model"], "learning": learning}
+
+    def _metrics_state(self) -> dict[str, torch.Tensor]:
+        return {"lifetime": self.lifetime.state(), "window": self._window.state()}
+
+    def _log(self, plan: BatchPlan) -> None:
+        window = self._window.compute()
+        self.lifetime.add(self._window)
+        self._window = RunningMetrics(self.device)
+        lifetime = self.lifetime.compute()
+        (step, clock), self._logged = self._logged, (self.step, time.perf_counter())
+        rate = (self.step - step) * plan.global_batch / (self._logged[1] - clock)
+        if self._board is None:
+            return
+        if not self._quiet:
+            say(
+                f"step {self.step}/{plan.steps}  NE {window.ne:.4f} (all so far {lifetime.ne:.4f})  AUC {window.auc:.4f}  "
+                f"calibration {window.calibration:.3f}  {rate:,.0f} examples/s"
+            )
+        for name, metrics in (("window", window), ("lifetime", lifetime)):
+            for metric, value in metrics._asdict().items():
+                self._board.add_scalar(f"{metric}/{name}", value, self.step)
+        self._board.add_scalar("examples_per_second", rate, self.step)
+
+
+def _in_row_order(logits: list[torch.Tensor]) -> NDArray[np.float32]:
+    """Per-step slices [B] of all ranks to one array in row order, on every rank."""
+    mine = torch.stack(logits)  # [steps, B]
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, mine)
+    return torch.stack(parts, 1).flatten().cpu().numpy()
+
+
+def write_array(path: Path, array: NDArray[np.float32]) -> None:
+    """Write one .npy file that is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_durably(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Tests by kind: unit, distributed, golden, end to end, GPU."""

@@ -1,0 +1,100 @@
+"""A run killed with SIGKILL and started again gives the uninterrupted run's losses and weights, to the bit, on two ranks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from pipeline import config as configuration
+from pipeline import enrich
+from pipeline.checkpoint import latest
+from tests.distributed.ranks import ROOT, run_ranks
+from tests.toy_log import toy_recipe, write_toy_log
+
+SETTINGS = {
+    "train.global_batch": 32,
+    "train.checkpoint_every": 10,
+    "train.log_every": 7,
+    "model.representations": "{semantic_id: {kind: semantic_id, rows: 97}, own: {kind: individual}}",
+}
+KILL_AFTER = 30  # steps
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_toy_log(folder, rows=3010)
+    enrich.run(configuration.load("simulated", toy_recipe(folder)))
+    return folder
+
+
+def test_killed_and_resumed_equals_uninterrupted(workdir: Path) -> None:
+    whole = train(workdir)
+    kill_in_training(workdir)
+    interrupted = latest(workdir / "train" / "checkpoints")
+    assert interrupted is not None
+    assert KILL_AFTER <= int(interrupted.name.removeprefix("step-")) < len(whole["scores"]) // 32
+    refused = run_ranks(1, "pipeline.train", "simulated", *sets(workdir, **{"train.seed": 5}))
+    assert "learning is" in refused.stderr
+    assert refused.stderr.count("Traceback") == refused.stderr.count("ChildFailedError")  # torchrun's own, none of ours
+    resumed = train(workdir, expect=f"resumed after step {int(interrupted.name.removeprefix('step-'))}")
+    assert np.array_equal(whole["scores"], resumed["scores"])
+    assert whole["state"].keys() == resumed["state"].keys()
+    for name, tensor in whole["state"].items():
+        if name.startswith("metrics/"):  # float64 sums, added up in another order after a resume
+            assert torch.allclose(tensor, resumed["state"][name], rtol=1e-12), name
+        else:
+            assert torch.equal(tensor, resumed["state"][name]), name
+
+
+def train(workdir: Path, expect: str = "trained on") -> dict:
+    done = run_ranks(2, "pipeline.train", "simulated", *sets(workdir))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert expect in done.stdout
+    folder = workdir / "train"
+    checkpoint = latest(folder / "checkpoints")
+    assert checkpoint is not None
+    dcp_to_torch_save(checkpoint, folder / "whole.pt")
+    result = {
+        "scores": np.concatenate([np.load(file) for file in sorted((folder / "scores").glob("*.npy"))]),
+        "state": flat(torch.load(folder / "whole.pt", weights_only=False)),
+    }
+    folder.rename(workdir / f"train-{time.monotonic_ns()}")
+    return result
+
+
+def kill_in_training(workdir: Path) -> None:
+    """SIGKILL every process of the job as soon as the checkpoint of step KILL_AFTER is published."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pipeline.train", "simulated"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    job = subprocess.Popen([*command, *sets(workdir)], cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    wanted = workdir / "train" / "checkpoints" / f"step-{KILL_AFTER:09d}"
+    deadline = time.monotonic() + 120
+    while not wanted.exists():
+        assert job.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    for _ in range(100):  # the ranks are in sessions of their own: torchrun gone, they must be looked up
+        ranks = subprocess.run(["pkill", "-9", "-f", f"workdir={workdir}"], check=False).returncode
+        if ranks != 0:
+            break
+        time.sleep(0.05)
+
+
+def sets(workdir: Path, **changes: object) -> list[str]:
+    return [part for text in toy_recipe(workdir, **SETTINGS, **changes) for part in ("--set", text)]
+
+
+def flat(value: object, prefix: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(value, dict):
+        return {name: tensor for key, item in value.items() for name, tensor in flat(item, f"{prefix}{key}/").items()}
+    return {prefix: value} if isinstance(value, torch.Tensor) else {}

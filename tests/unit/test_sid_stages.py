@@ -1,0 +1,115 @@
+"""The stages embed, quantize and assign on a small data set of items with vectors: what they write, and what they refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features.content import read_content
+from features.dataset import DatasetWriter, open_dataset
+from features.entity_store import EntityStore
+from features.errors import InputError
+from features.schema import ITEMS
+from models.codebook import load
+from pipeline import assign, embed, quantize
+from pipeline.config import RunConfig, validate, with_overrides
+
+ITEM_COUNT = 300
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run whose items, in 8 clusters, are written; the last item has no vector."""
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(8, 16))[rng.integers(0, 8, ITEM_COUNT)] * 3 + rng.normal(size=(ITEM_COUNT, 16))).astype(np.float32)
+    schema = ITEMS.append(pa.field("vector_content", pa.list_(pa.float32(), 16)))
+    columns = {name: pa.nulls(ITEM_COUNT, ITEMS.field(name).type) for name in ITEMS.names}
+    columns["item_id"] = pa.array(rng.permutation(ITEM_COUNT) * 7, pa.int64())
+    columns["vector_content"] = pa.array([*vectors[:-1].tolist(), None], pa.list_(pa.float32(), 16))
+    with DatasetWriter(tmp_path / "items", schema, {}) as writer:
+        writer.write(pa.table(columns, schema=schema))
+    values = {
+        "name": "small",
+        "workdir": str(tmp_path),
+        "ingest": {"source": "canonical"},
+        "embed": {"source": "vector"},
+        "quantize": {"codebook_size": 8, "epochs": 3, "hidden_dims": [16], "latent_dim": 8},
+        "model": {"representations": {"sid": {"kind": "semantic_id", "rows": 100}}},
+    }
+    return validate(values, "test")
+
+
+def test_codes_of_all_items_with_content_reach_the_store(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in (embed, quantize, assign):
+        stage.run(config)
+    printed = capsys.readouterr().out
+    assert "299 vectors of width 16" in printed
+    assert "usage 100.0% 100.0% 100.0%" in printed
+    content, codebook, store = read_content(config.path("content")), load(config.path("codebook")), EntityStore.open(config.path("store"))
+    assert open_dataset(config.path("content")).metadata["left_out"] == 1
+    assert store.contract == codebook.contract
+    answer = store.lookup(content.item_ids)
+    assert answer.misses == 0
+    assert len(store.ids) == ITEM_COUNT - 1
+    # Items of like content share level 1 far more often than chance has it.
+    chance, shared, *_ = codebook.quality.prefix_cosine
+    assert chance is not None
+    assert shared is not None
+    assert shared > chance + 0.3
+
+
+def test_the_negative_control_has_the_same_codes_for_other_items(config: RunConfig) -> None:
+    for stage in (embed, quantize, assign):
+        stage.run(config)
+    store, shuffled = (EntityStore.open(config.path(name)) for name in ("store", "store_shuffled"))
+    assert np.array_equal(store.ids, shuffled.ids)
+    assert sorted(store.codes.tolist()) == sorted(shuffled.codes.tolist())
+    assert (store.codes[:, 0] == shuffled.codes[:, 0]).mean() < 0.3
+    with pytest.raises(InputError, match="source is 'vector_content' in store but 'vector_content-shuffled' in control"):
+        store.contract.require_same(shuffled.contract, "store", "control")
+
+
+def test_a_run_is_repeated_exactly(config: RunConfig) -> None:
+    embed.run(config)
+    hashes = []
+    for _ in range(2):
+        quantize.run(config)
+        hashes.append(load(config.path("codebook")).contract.codebook_hash)
+    assert hashes[0] == hashes[1]
+
+
+def test_a_collapsed_level_is_named_and_nothing_is_published(config: RunConfig) -> None:
+    items = open_dataset(config.path("items"))
+    table = pa.table(
+        {
+            "item_id": pa.array(range(100), pa.int64()),
+            "vector_content": pa.array([[float(row % 4)] + [0.0] * 15 for row in range(100)], pa.list_(pa.float32(), 16)),
+        }
+    )
+    for name in ITEMS.names[1:]:
+        table = table.append_column(name, pa.nulls(100, ITEMS.field(name).type))
+    with DatasetWriter(config.path("items"), items.schema, {}) as writer:
+        writer.write(table)
+    embed.run(config)
+    with pytest.raises(InputError, match=r"collapsed: level 1 uses 50.0% of its 8 codes, less than quantize.min_usage 90\.0%"):
+        quantize.run(with_overrides(config, {"quantize.min_usage": 0.9, "quantize.codebook_size": 8, "quantize.epochs": 1}))
+    assert not config.path("codebook").exists()
+
+
+def test_content_of_another_source_is_refused(config: RunConfig) -> None:
+    embed.run(config)
+    quantize.run(config)
+    content = read_content(config.path("content"))
+    dataset = open_dataset(config.path("content"))
+    with DatasetWriter(config.path("content"), dataset.schema, {"source": "text"}) as writer:
+        writer.write(
+            pa.table({"item_id": content.item_ids, "vector": pa.array(content.vectors_ND.tolist(), dataset.schema.field("vector").type)})
+        )
+    with pytest.raises(InputError, match=r"source 'text' and width 16, .*codebook was trained on source 'vector_content' and width 16"):
+        assign.run(config)
+
+
+def test_a_missing_text_column_is_named(config: RunConfig) -> None:
+    with pytest.raises(InputError, match="column 'vector_image' is missing"):
+        embed.run(with_overrides(config, {"embed.vector": "vector_image"}))
