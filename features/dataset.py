@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import InputError
+from features.files import publish_folder, sha256_file, write_durably
 
 MANIFEST = "manifest.json"
 
@@ -201,41 +202,6 @@ class DatasetWriter:
             os.fsync(handle.fileno())
         self._files.append(DataFile(path.name, self._rows_in_file, path.stat().st_size, sha256_file(path)))
         self._rows_in_file = 0
-
-
-def publish_folder(staging: Path, path: Path) -> None:
-    """Put a finished folder in `path`'s place by renames, then remove what stood there."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists():
-        path.rename(old)
-    staging.rename(path)
-    _fsync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is whole or absent: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
-    _fsync_folder(path.parent)
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _one_line(error: BaseException) -> str:

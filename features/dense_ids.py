@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.dataset import Dataset, iter_row_groups, publish_folder, write_durably
+from features.dataset import Dataset, iter_row_groups
 from features.errors import InputError
+from features.files import publish_folder, write_durably
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from features.dataset import sha256_file, write_durably
 from features.errors import InputError
+from features.files import sha256_file, write_durably
 from features.semantic_id import CODE_DTYPE, UNKNOWN_CODE, SidContract
 
 CURRENT = "CURRENT"

@@ -84,8 +84,11 @@ class Batch(Pipelineable):
                 value.record_stream(stream)
 
     def _map(self, move: Any) -> "Batch":
-        moved: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: value if value is None else move(value) for name, value in moved.items()})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else move(value)
+        return Batch(**moved)
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ class RowReader:
 
     def read(self, start: int, stop: int) -> pa.Table:
         """Rows [start, stop) in order. Raises InputError naming file and row group where one is damaged."""
-        first, last = np.searchsorted(self._starts, [start, max(stop - 1, start)], side="right") - 1
+        touched = np.searchsorted(self._starts, [start, max(stop - 1, start)], side="right") - 1
+        first, last = np.minimum(touched, len(self._places) - 1)  # an empty range at the very end touches no group
         parts = []
-        for number in range(first, min(last, len(self._places) - 1) + 1):
+        for number in range(first, last + 1):
             base = int(self._starts[number])
             parts.append(self._group(number).slice(max(start - base, 0), stop - max(start, base)))
         return pa.concat_tables(parts).combine_chunks()

@@ -82,7 +82,7 @@ def hashed_rows(ids: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 
 def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words whose every output bit depends on every input bit."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words that spreads every input bit."""
     with np.errstate(over="ignore"):
         mixed = values + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -11,6 +11,7 @@ from torchx.components.dist import parse_nnodes
 from torchx.specs import macros
 
 IMAGE = "semid:latest"
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}  # spinning threads slow processes that share cores sevenfold
 Env = Optional[Dict[str, str]]
 Component = TypeVar("Component", bound=Callable[..., specs.AppDef])
 
@@ -53,7 +54,7 @@ def _single(stage: str, overrides: List[str], recipe: str, image: str, python: s
         image=image,
         entrypoint=python,
         args=_stage_arguments(stage, recipe, overrides),
-        env=dict(env or {}),
+        env={**PASSIVE, **(env or {})},
         resource=specs.resource(cpu=cpu, memMB=memMB),
     )
     return specs.AppDef(name=stage, roles=[role])
@@ -88,8 +89,8 @@ def _distributed(
         num_replicas=max_nodes,
         entrypoint="bash",
         args=["-c", torchrun + shlex.join(_stage_arguments(stage, recipe, overrides))],
-        # Spinning threads slow ranks that share cores sevenfold; a cancelled job's ranks get 5 s, before schedulers lose patience.
-        env={"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5", **(env or {})},
+        # A cancelled job's ranks get 5 s, before schedulers lose patience.
+        env={**PASSIVE, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5", **(env or {})},
         resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
         port_map={"c10d": rdzv_port},
     )

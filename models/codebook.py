@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from features.dataset import publish_folder, write_durably
 from features.errors import InputError
+from features.files import publish_folder, write_durably
 from features.semantic_id import SidContract
 from models.config import QuantizerConfig
 from models.rqvae import RQVAE

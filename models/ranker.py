@@ -52,7 +52,7 @@ class Ranker(nn.Module):
         """The loss and what it was computed from.
 
         Returns:
-            loss: this rank's share, scaled so that the mean over ranks, which gradient averaging takes, is the mean over the step's examples.
+            loss: this rank's share; the mean over ranks, which gradient averaging takes, is the mean over the step's examples.
             output: detached, for the metrics.
         """
         logit_B = self.logits(batch)

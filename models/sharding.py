@@ -50,7 +50,8 @@ def shard(
     Args:
         model: its EmbeddingBagCollections on the meta device or on `device`; every rank must build it from the same seed.
         config: what the planner may choose from.
-        table_learning_rate, dense_learning_rate: step sizes.
+        table_learning_rate: step size of the tables' fused row-wise Adagrad.
+        dense_learning_rate: step size of Adam for everything else.
         batch: B, examples per rank, for the planner's cost model.
         device: of this rank.
 

@@ -12,8 +12,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 
-from features.dataset import publish_folder, sha256_file, write_durably
 from features.errors import InputError
+from features.files import publish_folder, sha256_file, write_durably
 from models.sharding import ShardedModel
 from pipeline.ranks import on_rank_zero
 
@@ -66,7 +66,7 @@ def load(path: Path, model: ShardedModel, metrics: dict[str, torch.Tensor], plan
         The number of batches trained.
 
     Raises:
-        InputError: if a file is damaged or missing, or if the checkpoint belongs to other data, settings or Semantic IDs, naming both sides.
+        InputError: if a file is damaged or missing, or the checkpoint belongs to other data, settings or Semantic IDs, naming both.
     """
     meta = json.loads((path / META).read_text())
     on_rank_zero(lambda: _check_files(path, meta["files"]))

@@ -9,8 +9,8 @@ import time
 import traceback
 from pathlib import Path
 
-from features.dataset import write_durably
 from features.errors import InputError
+from features.files import write_durably
 from pipeline import config as configuration
 from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from features.dataset import Dataset, open_dataset, read_table, write_durably
+from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
+from features.files import write_durably
 from pipeline.config import RunConfig, with_overrides
 from pipeline.intervals import Gain, UserBootstrap
 from pipeline.metrics import exact_metrics, log_losses
@@ -63,12 +64,11 @@ def _score_variant(config: RunConfig, name: str, device: torch.device) -> Varian
     frozen, stream, table_rows = [], [], 0
     for seed in config.evaluate.seeds:
         chosen = with_overrides(config, {**config.evaluate.variants[name], "train.seed": seed})
-        folder = config.path("evaluate") / name / f"seed-{seed}"
-        on_rank_zero(partial(_take_over, config, chosen, folder))
-        trainer = Trainer(chosen, folder, device, quiet=True)
+        trainer = Trainer(chosen, config.path("evaluate") / "runs", device, quiet=True)
+        on_rank_zero(partial(_take_over, trainer, config.path("train") / trainer.run_id))
         trainer.resume()
         trainer.train(trainer.train_rows)
-        frozen.append(_frozen_scores(trainer, folder / "frozen.npy"))
+        frozen.append(_frozen_scores(trainer))
         trainer.train(trainer.rows)
         stream.append(trainer.stream_scores())
         table_rows = sum(trainer.source.builder.schema.item_tables.values())
@@ -78,15 +78,15 @@ def _score_variant(config: RunConfig, name: str, device: torch.device) -> Varian
     return VariantScores(np.stack(frozen), np.stack(stream), table_rows)
 
 
-def _take_over(config: RunConfig, chosen: RunConfig, folder: Path) -> None:
-    """Start from what stage train has trained, where a variant is just that run; on a copy, since the stream goes on from it."""
-    same = (chosen.model, chosen.sharding, chosen.train) == (config.model, config.sharding, config.train)
-    if same and not folder.exists():
-        shutil.copytree(config.path("train"), folder)
+def _take_over(trainer: Trainer, trained: Path) -> None:
+    """Start from the run of stage train, where there is the same one; on a copy, since the stream goes on from it."""
+    if trained.exists() and not trainer.checkpoints.exists():
+        shutil.copytree(trained, trainer.folder, dirs_exist_ok=True)
 
 
-def _frozen_scores(trainer: Trainer, path: Path) -> NDArray[np.float32]:
+def _frozen_scores(trainer: Trainer) -> NDArray[np.float32]:
     """Logits of the rows after training; kept on disk, since a resumed run may have gone on past the end of training."""
+    path = trainer.folder / f"frozen-{trainer.train_rows}.npy"
     if not path.is_file():
         logits = trainer.score(trainer.train_rows, trainer.rows)
         on_rank_zero(lambda: write_array(path, logits))

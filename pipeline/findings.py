@@ -3,7 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 from pipeline.config import RunConfig, with_overrides
-from pipeline.tables import clear_of_zero, percent
+from pipeline.tables import NOTHING, clear_of_zero, percent
 
 Cell = dict[str, float | None]
 Outcome = Literal["better", "worse", "not distinguishable", "not defined"]
@@ -49,13 +49,9 @@ def findings(results: dict[str, Any], variant: str) -> list[Finding]:
     return [Finding(question, outcome(cell), cell) for question, cell in cells if cell is not None]
 
 
-def figures(cell: Cell) -> str:
-    """`-1.23% (95% interval -1.50 to -0.96)`, or what is missing of it, with the typographic minus."""
-    if cell["gain"] is None:
-        return "no figure"
-    if cell["low"] is None or cell["high"] is None:
-        return _minus(f"{percent(cell['gain'])}%, no interval")
-    return _minus(f"{percent(cell['gain'])}% (95% interval {percent(cell['low'])} to {percent(cell['high'])})")
+def signed(value: float | None) -> str:
+    """A change in percent with its sign, as the terminal's table has it but for the typographic minus; a dash where there is none."""
+    return NOTHING if value is None else percent(value).replace("-", "\N{MINUS SIGN}")
 
 
 def sentence(finding: Finding) -> str:
@@ -63,12 +59,15 @@ def sentence(finding: Finding) -> str:
     where = finding.question.words[0].upper() + finding.question.words[1:]
     if finding.outcome == "not defined":
         return f"{where}: not defined, for want of rows, users or one of the two labels."
-    return f"{where}: NE {figures(finding.cell)}."
+    gain, low, high = (signed(finding.cell[key]) for key in ("gain", "low", "high"))
+    return f"{where}: NE {gain}% (95% interval {low} to {high})."
 
 
 def headline(answers: list[Finding], variant: str, baseline: str) -> str:
     """How many questions came out how."""
-    counted = {name: sum(answer.outcome == name for answer in answers) for name in ("better", "worse", "not distinguishable", "not defined")}
+    counted = {
+        name: sum(answer.outcome == name for answer in answers) for name in ("better", "worse", "not distinguishable", "not defined")
+    }
     parts = [f"{name} on {number}" for name, number in counted.items() if number]
     return f"Against {baseline}, {variant} is {', '.join(parts)} of {len(answers)} questions."
 
@@ -82,8 +81,8 @@ def control_sentence(subject: list[Finding], control: list[Finding], variant: st
     if not left:
         return f"With the Semantic IDs shuffled among the items ({name}) the gain is gone on every question where {variant} has one."
     return (
-        f"With the Semantic IDs shuffled among the items ({name}) the gain is gone on {len(pairs) - len(left)} of the {len(pairs)} questions "
-        f"where {variant} has one; some of it is left {'; '.join(left)}."
+        f"With the Semantic IDs shuffled among the items ({name}) the gain is gone on {len(pairs) - len(left)} of the {len(pairs)} "
+        f"questions where {variant} has one; some of it is left {'; '.join(left)}."
     )
 
 
@@ -109,7 +108,3 @@ def control_of(config: RunConfig, subject: str) -> str | None:
 
 def _resolved(config: RunConfig) -> dict[str, RunConfig]:
     return {name: with_overrides(config, changes) for name, changes in config.evaluate.variants.items()}
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")

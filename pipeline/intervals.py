@@ -35,7 +35,9 @@ class UserBootstrap:
         the variance over resampled users and the variance over seeds; the quantile is Student's t with Satterthwaite's degrees of freedom.
 
         Args:
-            variant_SN, baseline_SN: float64 [S, N], log loss per seed and row; seed s of one is paired with seed s of the other.
+            variant_SN: float64 [S, N], log loss per seed and row.
+            baseline_SN: the same of the baseline; seed s of one is paired with seed s of the other.
+            chosen: bool [N].
         """
         if not chosen.any():
             return Gain(np.nan, np.nan, np.nan)

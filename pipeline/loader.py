@@ -81,7 +81,8 @@ class BatchSource:
         table = self.reader.read(start, stop)
         if self.contract is None or self.config.train.input == "enriched":
             return table
-        return pa.Table.from_batches([enrich(table.combine_chunks().to_batches()[0], self.store).batch]) if table.num_rows else table
+        batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
+        return pa.Table.from_batches([enrich(batch, self.store).batch])
 
     def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
         """This rank's batches from `first_step` to the plan's end, in order.

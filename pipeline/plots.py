@@ -15,7 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), ":")
 BASELINE, MUTED, GRID = "#000000", "#666666", "#DDDDDD"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.family": "sans-serif",
@@ -65,6 +65,8 @@ def gain_plot(results: dict[str, Any], part: str) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.set_xlabel(f"change of NE against {results['baseline']}, percent (left of zero is better)")
+        if part == "progressive":
+            axes.set_ylabel("impressions of the item so far")
         _legend(figure, len(variants))
         return _svg(figure, f"gain-{part}", f"Change of NE of each variant against {results['baseline']}, by segment, with 95% intervals")
 
@@ -114,7 +116,7 @@ def codebook_plot(quality: dict[str, Any], codebook_size: int) -> str:
         left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.2, columnspacing=1.2)
         cosine = np.array(quality["prefix_cosine"], float)
         right.plot(np.arange(len(cosine)), cosine, color=COLOURS[0], marker="o", markersize=5)
-        right.set(title="Content cosine of items with a common prefix", xlabel="codes shared", xticks=range(len(cosine)))
+        right.set(title="Content cosine of two items", xlabel="codes that they share", xticks=range(len(cosine)))
         right.set_ylim(min(0.0, float(np.nanmin(cosine, initial=0.0))) - 0.03, 1.03)
         right.grid(axis="y")
         return _svg(figure, "codebook", "Use and entropy of the codes of each level, and content similarity by length of the shared prefix")

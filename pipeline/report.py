@@ -12,13 +12,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from features.dataset import Dataset, iter_row_groups, open_dataset, write_durably
+from features.dataset import Dataset, iter_row_groups, open_dataset
 from features.errors import InputError
+from features.files import write_durably
+from features.files import write_durably
 from models.config import RepresentationConfig
 from pipeline import plots
 from pipeline.config import RunConfig, with_overrides
-from pipeline.findings import control_of, control_sentence, findings, headline, sentence, subjects
-from pipeline.tables import NOTHING, TITLES, clear_of_zero, percent
+from pipeline.findings import control_of, control_sentence, findings, headline, sentence, signed, subjects
+from pipeline.tables import NOTHING, TITLES, clear_of_zero
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"
@@ -109,11 +111,6 @@ def describe(config: RunConfig, variant: str) -> list[str]:
     if chosen.train.store == "store_shuffled":
         lines.append("negative control: the same Semantic IDs, dealt out to the items at random")
     return lines
-
-
-def signed(value: float | None) -> str:
-    """A change in percent with its sign, as the terminal's table has it; a dash where there is none."""
-    return NOTHING if value is None else percent(value).replace("-", "\N{MINUS SIGN}")
 
 
 def number(value: float | None, digits: int = 0) -> str:

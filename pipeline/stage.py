@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.dataset import MANIFEST, write_durably
+from features.dataset import MANIFEST
+from features.files import write_durably
 from pipeline.config import RunConfig
 
 PACKAGES = ("features", "models", "pipeline")

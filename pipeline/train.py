@@ -3,10 +3,10 @@
 import json
 import sys
 
-from features.dataset import write_durably
+from features.files import write_durably
 from pipeline.config import RunConfig
 from pipeline.progress import say
-from pipeline.ranks import start_process_group
+from pipeline.ranks import on_rank_zero, start_process_group
 from pipeline.trainer import Trainer
 
 
@@ -14,9 +14,9 @@ def run(config: RunConfig) -> None:
     """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores, TensorBoard curves and the resolved config."""
     device = start_process_group()
     folder = config.path("train")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "config.json", config.model_dump_json(indent=1).encode())
     trainer = Trainer(config, folder, device)
+    say(f"run {trainer.folder}")
+    on_rank_zero(lambda: write_durably(trainer.folder / "config.json", config.model_dump_json(indent=1).encode()))
     for line in trainer.describe():
         say(f"plan: {line}")
     if trainer.resume():
@@ -24,7 +24,8 @@ def run(config: RunConfig) -> None:
     trainer.train(trainer.train_rows)
     final = trainer.lifetime.compute()
     say(f"trained on {trainer.train_rows:,} rows: NE {final.ne:.4f}  AUC {final.auc:.4f}  calibration {final.calibration:.3f}")
-    write_durably(folder / "metrics.json", json.dumps(final._asdict(), indent=1).encode())
+    on_rank_zero(lambda: write_durably(folder / "metrics.json", json.dumps({"run": trainer.run_id, **final._asdict()}, indent=1).encode()))
+    trainer.close()
 
 
 if __name__ == "__main__":

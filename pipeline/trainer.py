@@ -1,6 +1,8 @@
 """The trainer: one ranker on all ranks, trained over the impressions in time order, scored before each update, resumable."""
 
+import hashlib
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
-from features.dataset import write_durably
+from features.files import write_durably
 from features.reader import BatchPlan
 from models.ranker import Ranker
 from models.sharding import describe, initialise_optimizer, shard
@@ -28,21 +30,25 @@ class Trainer:
     """A run in progress.
 
     Attributes:
+        folder: checkpoints, scores and TensorBoard curves.
         step: batches trained so far.
         lifetime: metrics of all of them, each batch scored before it was trained on.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, device: torch.device, *, quiet: bool = False) -> None:
+    def __init__(self, config: RunConfig, root: Path, device: torch.device, *, quiet: bool = False) -> None:
         """Prepare a run at step 0; a collective call.
 
         Args:
             config: the run's configuration.
-            folder: for checkpoints, scores and TensorBoard curves.
+            root: folder of runs. Each has a folder of its own there, named by what it is trained on and with, so that a changed setting or
+                input starts a new run and an unchanged one is resumed.
             device: of this rank, from `start_process_group`.
             quiet: print no progress.
         """
-        self.config, self.folder, self.device, self._quiet = config, folder, device, quiet
+        self.config, self.device, self._quiet = config, device, quiet
         self.source = BatchSource(config)
+        self.run_id = hashlib.sha256(json.dumps([self._fingerprint(), self._identity()]).encode()).hexdigest()[:12]
+        self.folder = root / self.run_id
         torch.manual_seed(config.train.seed)
         self.model = shard(
             Ranker(self.source.builder.schema, config.model, torch.device("meta")),
@@ -58,7 +64,7 @@ class Trainer:
         self.step = 0
         self.lifetime, self._window = RunningMetrics(device), RunningMetrics(device)
         self._scores: list[torch.Tensor] = []  # float32 [B] per step since the last checkpoint
-        self._board = SummaryWriter(str(folder / "tensorboard")) if dist.get_rank() == 0 else None
+        self._board = SummaryWriter(str(self.folder / "tensorboard")) if dist.get_rank() == 0 else None
         self._logged = (0, 0.0)  # step and time of the last progress line
 
     @property
@@ -121,11 +127,11 @@ class Trainer:
         on_rank_zero(lambda: write_array(self.folder / "scores" / f"{first:09d}.npy", scores))
         self._scores = []
         position = checkpoint.Position(self.step, self._fingerprint(), self._identity())
-        checkpoint.save(self._checkpoints, self.model, self._metrics_state(), position, self.config.train.keep_checkpoints)
+        checkpoint.save(self.checkpoints, self.model, self._metrics_state(), position, self.config.train.keep_checkpoints)
 
     def resume(self) -> bool:
-        """Load the newest checkpoint; False where there is none. Raises InputError where it does not fit this run."""
-        path = checkpoint.latest(self._checkpoints)
+        """Load the newest checkpoint; False where there is none. Raises InputError where it does not fit this run or is damaged."""
+        path = checkpoint.latest(self.checkpoints)
         if path is None:
             return False
         metrics = self._metrics_state()
@@ -139,7 +145,8 @@ class Trainer:
         return describe(self.model.plan)
 
     @property
-    def _checkpoints(self) -> Path:
+    def checkpoints(self) -> Path:
+        """Folder of the published checkpoints."""
         return self.folder / "checkpoints"
 
     def _plan(self, start: int, stop: int) -> BatchPlan:
@@ -152,7 +159,8 @@ class Trainer:
         contract = self.source.contract
         settings = self.config.model_dump(mode="json")
         learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
-        return {"sid_contract": contract.to_json() if contract else None, "model": settings["model"], "learning": learning}
+        model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
+        return {"sid_contract": contract.to_json() if contract else None, "model": model, "learning": learning}
 
     def _metrics_state(self) -> dict[str, torch.Tensor]:
         return {"lifetime": self.lifetime.state(), "window": self._window.state()}

@@ -78,7 +78,9 @@ def load_into(module: torch.nn.Module, copy: Ranker) -> None:
     for name, value in module.state_dict().items():
         for shard_, offsets in shards(value):
             rows, columns = offsets
-            shard_.copy_(whole[name][rows : rows + shard_.shape[0], columns : columns + shard_.shape[1]] if shard_.ndim == 2 else whole[name])
+            shard_.copy_(
+                whole[name][rows : rows + shard_.shape[0], columns : columns + shard_.shape[1]] if shard_.ndim == 2 else whole[name]
+            )
 
 
 def full_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -38,12 +38,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_resumed_equals_uninterrupted(workdir: Path) -> None:
     whole = train(workdir)
     kill_in_training(workdir)
-    interrupted = latest(workdir / "train" / "checkpoints")
+    interrupted = latest(run_folder(workdir) / "checkpoints")
     assert interrupted is not None
     assert KILL_AFTER <= int(interrupted.name.removeprefix("step-")) < len(whole["scores"]) // 32
-    refused = run_ranks(1, "pipeline.train", "simulated", *sets(workdir, **{"train.seed": 5}))
-    assert "learning is" in refused.stderr
-    assert refused.stderr.count("Traceback") == refused.stderr.count("ChildFailedError")  # torchrun's own, none of ours
     resumed = train(workdir, expect=f"resumed after step {int(interrupted.name.removeprefix('step-'))}")
     assert np.array_equal(whole["scores"], resumed["scores"])
     assert whole["state"].keys() == resumed["state"].keys()
@@ -58,7 +55,7 @@ def train(workdir: Path, expect: str = "trained on") -> dict:
     done = run_ranks(2, "pipeline.train", "simulated", *sets(workdir))
     assert done.returncode == 0, done.stderr[-3000:]
     assert expect in done.stdout
-    folder = workdir / "train"
+    folder = run_folder(workdir)
     checkpoint = latest(folder / "checkpoints")
     assert checkpoint is not None
     dcp_to_torch_save(checkpoint, folder / "whole.pt")
@@ -66,8 +63,13 @@ def train(workdir: Path, expect: str = "trained on") -> dict:
         "scores": np.concatenate([np.load(file) for file in sorted((folder / "scores").glob("*.npy"))]),
         "state": flat(torch.load(folder / "whole.pt", weights_only=False)),
     }
-    folder.rename(workdir / f"train-{time.monotonic_ns()}")
+    (workdir / "train").rename(workdir / f"train-{time.monotonic_ns()}")
     return result
+
+
+def run_folder(workdir: Path) -> Path:
+    (folder,) = (path.parent for path in workdir.glob("train/*/checkpoints"))
+    return folder
 
 
 def kill_in_training(workdir: Path) -> None:
@@ -75,9 +77,8 @@ def kill_in_training(workdir: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pipeline.train", "simulated"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     job = subprocess.Popen([*command, *sets(workdir)], cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    wanted = workdir / "train" / "checkpoints" / f"step-{KILL_AFTER:09d}"
     deadline = time.monotonic() + 120
-    while not wanted.exists():
+    while not list(workdir.glob(f"train/*/checkpoints/step-{KILL_AFTER:09d}")):
         assert job.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -9,7 +9,9 @@ from pipeline import enrich
 from tests.distributed.ranks import run_ranks
 from tests.toy_log import toy_recipe, write_toy_log
 
-SEVERAL = "{semantic_id: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, hash: {kind: random_hash, rows: 50, history: false}}"
+SEVERAL = (
+    "{semantic_id: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, hash: {kind: random_hash, rows: 50, history: false}}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +22,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("sharding", "history"), [("table_wise", "pma"), ("row_wise", "transformer"), ("column_wise", "bypass")]
-)
+@pytest.mark.parametrize(("sharding", "history"), [("table_wise", "pma"), ("row_wise", "transformer"), ("column_wise", "bypass")])
 def test_two_ranks_equal_one_unsharded_copy(workdir: Path, sharding: str, history: str) -> None:
     changes = {"model.history": history, "model.representations": SEVERAL, "model.pma_seeds": 4}
     done = run_ranks(2, "tests.distributed.sharded_worker", sharding, *toy_recipe(workdir, **changes))

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.dataset import MANIFEST, Dataset, DatasetWriter, iter_row_groups, open_dataset, read_table, sha256_file, write_durably
+from features.dataset import MANIFEST, Dataset, DatasetWriter, iter_row_groups, open_dataset, read_table
 from features.errors import InputError
+from features.files import sha256_file, write_durably
 from launch.chain import ROOT
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("codes", pa.list_(pa.uint16())), pa.field("text", pa.string())])

@@ -121,5 +121,6 @@ def test_segments_after_training() -> None:
 def test_stream_segments_part_the_rows(past: np.ndarray) -> None:
     segments = by_past_impressions(past)
     assert list(segments) == ["all", "0", "1-9", "10-49", "50-199", "200+"]
-    assert (sum(rows.astype(int) for name, rows in segments.items() if name != "all") == 1).all()
-    assert (segments["10-49"] == ((past >= 10) & (past < 50))).all()
+    parts = np.stack([rows for name, rows in segments.items() if name != "all"])
+    assert (parts.sum(0) == 1).all()
+    assert np.array_equal(segments["10-49"], (past >= 10) & (past < 50))

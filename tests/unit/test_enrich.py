@@ -1,0 +1,76 @@
+"""Enrichment against a plain dictionary, and the dense id map against a row-by-row one."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.dataset import DatasetWriter, open_dataset, read_table
+from features.dense_ids import DenseIdMap
+from features.enrich import enrich
+from features.entity_store import EntityStore
+from features.errors import InputError
+from pipeline import config as configuration
+from pipeline import enrich as stage
+from pipeline.loader import BatchSource
+from tests.toy_log import CONTRACT, toy_recipe, write_toy_log
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("enrich")
+    write_toy_log(folder, rows=900)
+    stage.run(configuration.load("simulated", toy_recipe(folder)))
+    return folder
+
+
+def test_every_row_is_kept_with_the_codes_of_a_dictionary(workdir: Path) -> None:
+    store = EntityStore.open(workdir / "store")
+    codes = {int(item): row.tolist() for item, row in zip(store.ids, store.codes, strict=True)}
+    rows = read_table(open_dataset(workdir / "enriched")).to_pylist()
+    assert len(rows) == 900
+    assert any(not row["history_item_ids"] for row in rows)
+    assert any(row["item_id"] not in codes for row in rows)
+    for row in rows:
+        assert row["target_codes"] == codes.get(row["item_id"], [65535] * 3)
+        assert row["history_codes"] == [code for item in row["history_item_ids"] for code in codes.get(item, [65535] * 3)]
+
+
+@given(st.integers(0, 900), st.integers(0, 300))
+def test_a_slice_enriches_as_the_whole_does(workdir: Path, start: int, length: int) -> None:
+    store = EntityStore.open(workdir / "store")
+    batch = read_table(open_dataset(workdir / "impressions")).combine_chunks().to_batches()[0].slice(start, length)
+    part = enrich(batch, store)
+    expected = read_table(open_dataset(workdir / "enriched")).slice(start, length).combine_chunks()
+    assert pa.Table.from_batches([part.batch]).to_pylist() == expected.to_pylist()
+    ids = batch.column("item_id").to_pylist() + [item for items in batch.column("history_item_ids").to_pylist() for item in items]
+    assert part.lookups == len(ids)
+    assert part.misses == sum(item not in set(store.ids.tolist()) for item in ids)
+
+
+def test_files_of_another_codebook_are_refused_by_name(workdir: Path, tmp_path: Path) -> None:
+    write_toy_log(tmp_path, rows=50)
+    config = configuration.load("simulated", toy_recipe(tmp_path))
+    stage.run(config)
+    other = CONTRACT.__class__(**{**CONTRACT.to_json(), "codebook_hash": "another"})
+    EntityStore.publish(tmp_path / "store", np.array([1]), np.zeros((1, 3), np.uint16), other)
+    with pytest.raises(InputError, match=r"codebook_hash is 'toy' in .*enriched but 'another' in .*store"):
+        _ = BatchSource(config).contract
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 90))
+def test_the_dense_map_knows_an_item_from_its_first_row_on(
+    tmp_path_factory: pytest.TempPathFactory, items: list[int], group: int, before: int
+) -> None:
+    folder = tmp_path_factory.mktemp("dense")
+    schema = pa.schema([pa.field("item_id", pa.int64(), nullable=False)])
+    with DatasetWriter(folder / "impressions", schema, {}, rows_per_group=group) as writer:
+        writer.write(pa.table({"item_id": items}, schema=schema))
+    DenseIdMap.build(open_dataset(folder / "impressions")).save(folder / "dense")
+    dense = DenseIdMap.load(folder / "dense")
+    order = sorted(set(items))
+    expected = [order.index(item) if item in items[:before] else -1 for item in range(14)]
+    assert dense.rows(np.arange(14), before).tolist() == expected
