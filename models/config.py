@@ -33,7 +33,7 @@ class RepresentationConfig(Strict):
     """One way to turn an item into table rows; its name in the recipe is the table's and the feature's name."""
 
     kind: Literal["individual", "random_hash", "semantic_id"] = Field(description="what the rows stand for")
-    rows: Positive | None = Field(None, description="H, table rows; individual takes its rows from the dense id map")
+    rows: Positive | None = Field(None, description="H, table rows; an equal share of model.rows by default")
     depth: Positive = Field(3, description="n of prefix-ngram, semantic_id only: keys per item")
     mapping: Literal["exact_coarse", "modulo"] = Field(
         "exact_coarse",
@@ -44,8 +44,8 @@ class RepresentationConfig(Strict):
 
     @model_validator(mode="after")
     def _rows_where_needed(self) -> "RepresentationConfig":
-        if (self.kind == "individual") != (self.rows is None):
-            raise ValueError("'rows' belongs to random_hash and semantic_id, and to them alone")
+        if self.kind == "individual" and self.rows is not None:
+            raise ValueError("individual takes no 'rows': it has one per item of the dense id map")
         if not (self.target or self.history):
             raise ValueError("a representation is used for the target, the history or both")
         return self
@@ -55,6 +55,9 @@ class RankerConfig(Strict):
     """DLRM with a history arm."""
 
     embedding_dim: Positive = Field(32, description="D, width of every embedding row")
+    rows: Positive = Field(
+        10_000, description="table rows of all hashed representations together, a third of the items for collision factor 3"
+    )
     representations: dict[str, RepresentationConfig] = Field(description="table name to how items become its rows")
     history: Literal["bypass", "transformer", "pma"] = Field("bypass", description="history arm (paper A, appendix)")
     history_heads: Positive = Field(2, description="attention heads, transformer and pma")

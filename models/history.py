@@ -50,11 +50,12 @@ class HistoryArm(nn.Module):
 
 
 class Bypass(nn.Module):
-    """XW: every position on its own."""
+    """XW: every position on its own. W starts as the identity, so that the target's products with the tokens start as similarities."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Linear(width, width, bias=False)
+        nn.init.eye_(self.weight.weight)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """float32 [B, T, D] to [B, T, D]."""

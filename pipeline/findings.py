@@ -75,6 +75,7 @@ def headline(answers: list[Finding], variant: str, baseline: str) -> str:
 def control_sentence(subject: list[Finding], control: list[Finding], variant: str, name: str) -> str:
     """Whether the control, the same Semantic IDs dealt out to the wrong items, still has the gain of `variant`."""
     pairs = [(mine, theirs) for mine, theirs in zip(subject, control, strict=True) if mine.outcome == "better"]
+    pairs = [(mine, theirs) for mine, theirs in pairs if theirs.outcome != "not defined"]
     if not pairs:
         return f"{name} is the negative control, but {variant} has no gain for it to lose."
     left = [mine.question.words for mine, theirs in pairs if theirs.outcome == "better"]

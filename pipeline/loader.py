@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from features.dataset import Dataset, open_dataset
@@ -19,6 +19,7 @@ from features.reader import BatchPlan, RowReader
 from features.representation import Representation
 from features.semantic_id import SidContract
 from pipeline.config import RunConfig
+from pipeline.progress import say
 
 
 class BatchSource:
@@ -108,8 +109,10 @@ class BatchSource:
         return any(r.kind == kind for r in self.config.model.representations.values())
 
     def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
-        for name, chosen in self.config.model.representations.items():
-            rows, size = chosen.rows or 0, 0
+        model = self.config.model
+        hashed = sum(chosen.kind != "individual" for chosen in model.representations.values())
+        for name, chosen in model.representations.items():
+            rows, size = chosen.rows or model.rows // max(hashed, 1), 0
             if chosen.kind == "individual":
                 assert dense_ids is not None
                 rows = len(dense_ids.ids)
@@ -119,8 +122,18 @@ class BatchSource:
                     raise InputError(f"model.representations.{name}.depth is {chosen.depth} but the store has {contract.levels} levels")
                 size = contract.codebook_size
                 if chosen.mapping == "modulo":
-                    rows = coprime_rows(rows, size)
+                    rows = _coprime(name, rows, size)
             yield Representation(name, chosen.kind, rows, chosen.target, chosen.history, chosen.depth, chosen.mapping, size)
+
+
+def _coprime(name: str, rows: int, codebook_size: int) -> int:
+    """Rows that keep the coarse codes under the modulo; said once, by the training process of rank 0."""
+    rounded = coprime_rows(rows, codebook_size)
+    if rounded != rows and get_worker_info() is None:
+        say(
+            f"table {name}: {rows} rows share a factor with K = {codebook_size}, the modulo would lose the coarse codes: {rounded} rows taken"
+        )
+    return rounded
 
 
 class _Steps(TorchDataset[Batch]):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from features.dataset import Dataset, iter_row_groups, open_dataset
 from features.errors import InputError
 from features.files import write_durably
-from features.files import write_durably
 from models.config import RepresentationConfig
 from pipeline import plots
 from pipeline.config import RunConfig, with_overrides

@@ -10,7 +10,9 @@ from features.dataset import MANIFEST
 from features.files import write_durably
 from pipeline.config import RunConfig
 
-PACKAGES = ("features", "models", "pipeline")
+ROOT = Path(__file__).parents[1]
+ALL_CODE = ("features/**/*.py", "models/**/*.py", "pipeline/**/*.py", "pipeline/templates/*")
+TRAINING_CODE = ("features/*.py", "models/*.py", "pipeline/loader.py", "pipeline/trainer.py")  # what a trained weight depends on
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def mark_current(stage: Stage, config: RunConfig) -> None:
     write_durably(_stamp_path(stage, config), _stamp(stage, config).encode())
 
 
+def code_fingerprint(patterns: Sequence[str]) -> str:
+    """Identifies the code in the files of the repository that match."""
+    return _hash_files(sorted(file for pattern in patterns for file in ROOT.glob(pattern)))
+
+
 def _stamp_path(stage: Stage, config: RunConfig) -> Path:
     return config.path(stage.writes[0]) / "stage.json"
 
@@ -97,7 +104,7 @@ def _stamp(stage: Stage, config: RunConfig) -> str:
             "stage": stage.name,
             "settings": {name: settings[name] for name in stage.settings},
             "inputs": {name: _identity(config.path(name)) for name in stage.reads} | _raw_identity(stage, config),
-            "code": _hash_files(sorted(file for package in PACKAGES for file in (Path(__file__).parents[1] / package).rglob("*.py"))),
+            "code": code_fingerprint(ALL_CODE),
         },
         indent=1,
     )

@@ -24,6 +24,7 @@ from pipeline.loader import BatchSource
 from pipeline.metrics import RunningMetrics
 from pipeline.progress import progress_bar, say
 from pipeline.ranks import on_rank_zero
+from pipeline.stage import TRAINING_CODE, code_fingerprint
 
 
 class Trainer:
@@ -40,8 +41,8 @@ class Trainer:
 
         Args:
             config: the run's configuration.
-            root: folder of runs. Each has a folder of its own there, named by what it is trained on and with, so that a changed setting or
-                input starts a new run and an unchanged one is resumed.
+            root: folder of runs. Each has a folder of its own there, named by what it is trained on and with, so that a changed setting,
+                input or line of the training code starts a new run, and an unchanged one is resumed.
             device: of this rank, from `start_process_group`.
             quiet: print no progress.
         """
@@ -160,7 +161,8 @@ class Trainer:
         settings = self.config.model_dump(mode="json")
         learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
         model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
-        return {"sid_contract": contract.to_json() if contract else None, "model": model, "learning": learning}
+        code = code_fingerprint(TRAINING_CODE)
+        return {"sid_contract": contract.to_json() if contract else None, "model": model, "learning": learning, "code": code}
 
     def _metrics_state(self) -> dict[str, torch.Tensor]:
         return {"lifetime": self.lifetime.state(), "window": self._window.state()}

@@ -1,4 +1,4 @@
-"""The whole chain for real: a small simulated world through TorchX on two ranks, then again with nothing left to do."""
+"""The whole chain for real: a small simulated world through TorchX, two ranks on one file whose rows no batch divides; then again."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from launch.chain import ROOT
 
 SIZES = {
-    "simulate.impressions": 6000,
+    "simulate.impressions": 6007,
     "simulate.items": 400,
     "simulate.users": 200,
     "quantize.codebook_size": 16,
@@ -37,7 +37,7 @@ def test_raw_log_to_report_and_nothing_twice(tmp_path: Path) -> None:
         gain = table["semantic_id"]["all"]
         assert gain["low"] < gain["gain"] < gain["high"]
         assert table["random_hash"]["all"]["gain"] is None
-    assert results["data"]["rows"] == 6000
+    assert results["data"]["rows"] == 6007
     assert results["data"]["train_rows"] == 4750  # whole global batches of 80%
     assert len(list((tmp_path / "evaluate" / "runs").iterdir())) == len(VARIANTS) * 2
     report = tmp_path / "report" / "report.html"
@@ -49,7 +49,7 @@ def test_raw_log_to_report_and_nothing_twice(tmp_path: Path) -> None:
     assert second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
 
 
-def test_two_ranks_on_rows_that_no_batch_divides_is_refused_only_where_it_must(tmp_path: Path) -> None:
+def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_one_line(tmp_path: Path) -> None:
     refused = demo(tmp_path, **{"train.global_batch": 251})
     assert refused.returncode == 2
     assert "train.global_batch 251 is not a multiple of ranks 2" in refused.stderr

@@ -77,7 +77,7 @@ def test_with_overrides_changes_a_copy(tmp_path: Path) -> None:
         ("train.global_batch", "--set train.global_batch: expected KEY=VALUE"),
         ("train.global_batch=[1", "--set train.global_batch=[1: the value is not YAML"),
         ("ranks=3", "train.global_batch 1024 is not a multiple of ranks 3"),
-        ("model.representations.sid.rows=null", "'rows' belongs to random_hash and semantic_id"),
+        ("model.representations.own={kind: individual, rows: 5}", "individual takes no 'rows'"),
         ("evaluate.variants={a: {train.sed: 1}}", "evaluate.variants.a: 'train.sed': unknown key; did you mean 'train.seed'?"),
     ],
 )

@@ -131,3 +131,16 @@ def test_every_row_is_in_exactly_one_slice(start: int, length: int, local: int, 
     assert len({plan.steps for plan in plans}) == 1
     rows = [row for step in range(plans[0].steps) for plan in plans for row in range(*plan.rank_rows(step))]
     assert rows == list(range(start, start + length))
+
+
+def test_modulo_tables_get_rows_that_share_no_factor_with_the_codebook(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = "{sid: {kind: semantic_id, rows: 96, depth: 3, mapping: modulo}}"
+    source = BatchSource(load(workdir, **{"model.representations": tables}))
+    assert source.builder.schema.item_tables == {"sid": 98}  # 97, and the unknown row
+    assert "table sid: 96 rows share a factor with K = 16" in capsys.readouterr().out
+
+
+def test_hashed_tables_share_the_rows_equally(workdir: Path) -> None:
+    tables = "{sid: {kind: semantic_id}, hash: {kind: random_hash}, own: {kind: individual}}"
+    source = BatchSource(load(workdir, **{"model.representations": tables, "model.rows": 200}))
+    assert source.builder.schema.item_tables == {"sid": 101, "hash": 101, "own": source.builder.representations[2].rows + 1}

@@ -1,4 +1,4 @@
-"""The report against the results that it shows: every figure, dashes for nulls, escaping, no outside reference, and the words."""
+"""The report against the results that it shows: every figure, dashes for nulls, escaping, no outside reference."""
 
 import html
 import itertools
@@ -19,7 +19,7 @@ from features.schema import ITEMS
 from pipeline import config as configuration
 from pipeline import report
 from pipeline.config import RunConfig, with_overrides
-from pipeline.findings import Cell, Finding, Question, control_of, control_sentence, findings, headline, outcome, sentence, subjects
+from pipeline.findings import Cell
 from tests.toy_log import toy_recipe, write_toy_log
 
 FROZEN = ("all", "head", "torso", "tail", "seen", "new")
@@ -244,62 +244,3 @@ def test_what_is_missing_damaged_or_of_another_recipe_is_refused(config: RunConf
             report.run(elsewhere)
     with pytest.raises(InputError, match="its variants are not the recipe's"):
         written(config, results_of(["random_hash", "semantic_id"]))
-
-
-@pytest.mark.parametrize(
-    ("gain", "low", "high", "expected"),
-    [
-        (-1.0, -2.0, -0.1, "better"),
-        (1.0, 0.1, 2.0, "worse"),
-        (-1.0, -2.1, 0.1, "not distinguishable"),
-        (1.0, -0.1, 2.1, "not distinguishable"),
-        (-1.0, -2.0, 0.0, "not distinguishable"),
-        (-1.0, None, None, "not defined"),
-        (None, None, None, "not defined"),
-    ],
-)
-def test_outcomes(gain: float | None, low: float | None, high: float | None, expected: str) -> None:
-    assert outcome({"ne": 0.9, "gain": gain, "low": low, "high": high}) == expected
-
-
-def answers(*outcomes: str) -> list[Finding]:
-    interval = {"better": (-3.0, -2.0, -1.0), "worse": (1.0, 2.0, 3.0), "not distinguishable": (-1.0, 0.5, 2.0), "not defined": (None,) * 3}
-    cells = [dict(zip(("low", "gain", "high"), interval[name], strict=True)) for name in outcomes]
-    return [Finding(Question("frozen", str(place), f"on q{place}"), outcome(cell), cell) for place, cell in enumerate(cells)]
-
-
-def test_words() -> None:
-    mixed = answers("better", "worse", "not distinguishable", "better", "not defined")
-    assert headline(mixed, "sid", "hash") == (
-        "Against hash, sid is better on 2, worse on 1, not distinguishable on 1, not defined on 1 of 5 questions."
-    )
-    assert sentence(mixed[0]) == "On q0: NE −2.00% (95% interval −3.00 to −1.00)."  # noqa: RUF001 - the typographic minus
-    assert sentence(mixed[4]).startswith("On q4: not defined")
-
-
-def test_the_controls_words() -> None:
-    subject = answers("better", "better", "worse")
-    gone = control_sentence(subject, answers("worse", "not distinguishable", "better"), "sid", "shuffled")
-    assert gone == "With the Semantic IDs shuffled among the items (shuffled) the gain is gone on every question where sid has one."
-    some = control_sentence(subject, answers("better", "worse", "worse"), "sid", "shuffled")
-    assert "gone on 1 of the 2 questions" in some
-    assert some.endswith("some of it is left on q0.")
-    none = control_sentence(answers("worse"), answers("better"), "sid", "shuffled")
-    assert none == "shuffled is the negative control, but sid has no gain for it to lose."
-
-
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in configuration.RECIPES.glob("*.yaml")))
-def test_each_recipes_semantic_ids_have_their_control(recipe: str) -> None:
-    config = configuration.load(recipe)
-    assert subjects(config) == ["semantic_id", "semantic_id_and_random_hash"]
-    assert control_of(config, "semantic_id") == "shuffled_semantic_id"
-    assert control_of(config, "semantic_id_and_random_hash") is None
-
-
-def test_findings_take_the_right_cells() -> None:
-    results = results_of(["random_hash", "semantic_id"])
-    found = findings(results, "semantic_id")
-    assert [(f.question.part, f.question.segment) for f in found] == [
-        ("frozen", "all"), ("frozen", "tail"), ("frozen", "new"), ("progressive", "all"), ("progressive", "0"),
-    ]  # fmt: skip
-    assert all(f.cell is results[f.question.part]["variants"]["semantic_id"][f.question.segment] for f in found)

@@ -1,0 +1,1 @@
+"""Stored results that a refactoring must reproduce."""
