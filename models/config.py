@@ -54,7 +54,7 @@ class RepresentationConfig(Strict):
 class RankerConfig(Strict):
     """DLRM with a history arm."""
 
-    embedding_dim: Positive = Field(32, description="D, width of every embedding row")
+    embedding_dim: Positive = Field(32, description="D, width of every embedding row; a multiple of 4 on a GPU")
     rows: Positive = Field(
         10_000, description="table rows of all hashed representations together, a third of the items for collision factor 3"
     )
@@ -65,6 +65,20 @@ class RankerConfig(Strict):
     dense_arch: tuple[int, ...] = Field((64,), description="hidden widths below the last, D, of the dense arch")
     over_arch: tuple[int, ...] = Field((128, 64), description="hidden widths of the over arch; a logit follows")
     context_rows: Positive = Field(10_000, description="rows of each context column's table")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "RankerConfig":
+        if self.history != "bypass" and self.embedding_dim % self.history_heads:
+            raise ValueError(f"'embedding_dim' {self.embedding_dim} is not a multiple of 'history_heads' {self.history_heads}")
+        return self
+
+    def rows_of(self, name: str) -> int | None:
+        """H of one representation's table: its own `rows`, or an equal share of the model's; None for individual."""
+        chosen = self.representations[name]
+        if chosen.kind == "individual":
+            return None
+        hashed = sum(other.kind != "individual" for other in self.representations.values())
+        return chosen.rows or self.rows // hashed
 
 
 class ShardingConfig(Strict):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from features.errors import InputError
 from features.files import write_durably
-from pipeline import config as configuration
+from pipeline import recipe as recipes
+from pipeline.config import settings_help
 from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
 
 USER_ERROR = 2
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
 
 def _run_stage(options: argparse.Namespace) -> int:
     chosen = STAGES[options.command]
-    config = configuration.load(options.recipe, options.set)
+    config = recipes.load(options.recipe, options.set)
     rank = int(os.environ.get("RANK", "0"))
     if is_current(chosen, config) and not options.force:
         if rank == 0:
@@ -82,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES.values():
         example = f"example: semid {stage.name} simulated --set workdir=runs/try"
-        sub = commands.add_parser(stage.name, help=stage.summary, description=stage.summary, epilog=example)
+        epilog = "\n".join([example, "", "keys that it depends on:", *settings_help(stage.settings)])
+        sub = commands.add_parser(
+            stage.name, help=stage.summary, description=stage.summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         sub.add_argument("recipe", help="a name in pipeline/recipes or the path of a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.global_batch=2048")
         sub.add_argument("--force", action="store_true", help="run even if nothing has changed")

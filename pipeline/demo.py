@@ -10,7 +10,7 @@ from torchx.specs import AppDef
 from features.errors import InputError
 from launch import components
 from launch.chain import Chain, StageFailed
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline.config import RunConfig
 from pipeline.stage import Stage, chain, is_current
 from pipeline.tables import print_results
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         InputError: for a wrong recipe, override or folder.
     """
     overrides = [*_raw_override(options.data, options.data_dir), *options.set]
-    config = configuration.load(options.data, overrides)
+    config = recipes.load(options.data, overrides)
     try:
         seconds = _run_stages(config, options.data, overrides)
     except StageFailed as failure:

@@ -15,11 +15,12 @@ from scipy.special import expit
 from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
 from features.files import write_durably
-from pipeline.config import RunConfig, with_overrides
+from pipeline.config import RunConfig
 from pipeline.intervals import Gain, UserBootstrap
 from pipeline.metrics import exact_metrics, log_losses
 from pipeline.progress import say
 from pipeline.ranks import on_rank_zero, start_process_group
+from pipeline.recipe import with_overrides
 from pipeline.segments import Segments, by_past_impressions, by_training_impressions
 from pipeline.trainer import Trainer, write_array
 
@@ -66,6 +67,8 @@ def _score_variant(config: RunConfig, name: str, device: torch.device) -> Varian
         chosen = with_overrides(config, {**config.evaluate.variants[name], "train.seed": seed})
         trainer = Trainer(chosen, config.path("evaluate") / "runs", device, quiet=True)
         on_rank_zero(partial(_take_over, trainer, config.path("train") / trainer.run_id))
+        if trainer.train_rows == trainer.rows:
+            raise InputError(f"train.train_fraction {config.train.train_fraction} leaves no rows after training to evaluate on")
         trainer.resume()
         trainer.train(trainer.train_rows)
         frozen.append(_frozen_scores(trainer))

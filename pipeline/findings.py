@@ -2,7 +2,8 @@
 
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import RunConfig, with_overrides
+from pipeline.config import RunConfig
+from pipeline.recipe import with_overrides
 from pipeline.tables import NOTHING, clear_of_zero, percent
 
 Cell = dict[str, float | None]

@@ -109,10 +109,8 @@ class BatchSource:
         return any(r.kind == kind for r in self.config.model.representations.values())
 
     def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
-        model = self.config.model
-        hashed = sum(chosen.kind != "individual" for chosen in model.representations.values())
-        for name, chosen in model.representations.items():
-            rows, size = chosen.rows or model.rows // max(hashed, 1), 0
+        for name, chosen in self.config.model.representations.items():
+            rows, size = self.config.model.rows_of(name) or 0, 0
             if chosen.kind == "individual":
                 assert dense_ids is not None
                 rows = len(dense_ids.ids)
@@ -130,9 +128,7 @@ def _coprime(name: str, rows: int, codebook_size: int) -> int:
     """Rows that keep the coarse codes under the modulo; said once, by the training process of rank 0."""
     rounded = coprime_rows(rows, codebook_size)
     if rounded != rows and get_worker_info() is None:
-        say(
-            f"table {name}: {rows} rows share a factor with K = {codebook_size}, the modulo would lose the coarse codes: {rounded} rows taken"
-        )
+        say(f"table {name}: {rows} rows share a factor with K = {codebook_size}, the modulo would lose coarse codes: {rounded} rows taken")
     return rounded
 
 

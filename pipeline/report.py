@@ -17,8 +17,9 @@ from features.errors import InputError
 from features.files import write_durably
 from models.config import RepresentationConfig
 from pipeline import plots
-from pipeline.config import RunConfig, with_overrides
+from pipeline.config import RunConfig
 from pipeline.findings import control_of, control_sentence, findings, headline, sentence, signed, subjects
+from pipeline.recipe import with_overrides
 from pipeline.tables import NOTHING, TITLES, clear_of_zero
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -106,7 +107,7 @@ def item_counts(impressions: Dataset) -> NDArray[np.int64]:
 def describe(config: RunConfig, variant: str) -> list[str]:
     """A variant in words: a line per table, and how its store differs where it does."""
     chosen = with_overrides(config, config.evaluate.variants[variant])
-    lines = [f"{name}: {_representation(r)}" for name, r in chosen.model.representations.items()]
+    lines = [f"{name}: {_representation(r, chosen.model.rows_of(name))}" for name, r in chosen.model.representations.items()]
     if chosen.train.store == "store_shuffled":
         lines.append("negative control: the same Semantic IDs, dealt out to the items at random")
     return lines
@@ -122,13 +123,13 @@ def foldable(name: str) -> Markup:
     return Markup("_<wbr>").join(name.split("_"))  # escapes the parts
 
 
-def _representation(chosen: RepresentationConfig) -> str:
+def _representation(chosen: RepresentationConfig, rows: int | None) -> str:
     words = {
         "individual": "a row per item, so as many rows as items; items not met before share one trained row",
         "random_hash": "item ids hashed at random",
         "semantic_id": f"Semantic ID prefixes 1 to {chosen.depth}, {'exact coarse rows' if chosen.mapping == 'exact_coarse' else 'modulo'}",
     }[chosen.kind]
-    size = f", {chosen.rows:,} rows" if chosen.rows else ""
+    size = f", {rows:,} rows" if rows else ""
     use = "" if chosen.target and chosen.history else " (target only)" if chosen.target else " (history only)"
     return words + size + use
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
+from features.errors import InputError
 from features.files import write_durably
 from features.reader import BatchPlan
 from models.ranker import Ranker
@@ -45,7 +46,13 @@ class Trainer:
                 input or line of the training code starts a new run, and an unchanged one is resumed.
             device: of this rank, from `start_process_group`.
             quiet: print no progress.
+
+        Raises:
+            InputError: where the global batch, the input and the Semantic IDs do not fit each other or the ranks.
         """
+        world, batch = dist.get_world_size(), config.train.global_batch
+        if batch % world:
+            raise InputError(f"train.global_batch {batch} is not a multiple of the {world} ranks that run")
         self.config, self.device, self._quiet = config, device, quiet
         self.source = BatchSource(config)
         self.run_id = hashlib.sha256(json.dumps([self._fingerprint(), self._identity()]).encode()).hexdigest()[:12]
@@ -56,7 +63,7 @@ class Trainer:
             config.sharding,
             table_learning_rate=config.train.table_learning_rate,
             dense_learning_rate=config.train.dense_learning_rate,
-            batch=config.train.global_batch // dist.get_world_size(),
+            batch=batch // world,
             device=device,
         )
         initialise_optimizer(self.model)
@@ -75,9 +82,15 @@ class Trainer:
 
     @property
     def train_rows(self) -> int:
-        """Rows of the training period: `train.train_fraction` of all, in whole global batches."""
-        batch = self.config.train.global_batch
-        return int(self.rows * self.config.train.train_fraction) // batch * batch
+        """Rows of the training period: `train.train_fraction` of all, in whole global batches. Raises InputError if that is none."""
+        settings = self.config.train
+        rows = int(self.rows * settings.train_fraction) // settings.global_batch * settings.global_batch
+        if not rows:
+            where = self.source.dataset.path
+            raise InputError(
+                f"{where}: {settings.train_fraction:.0%} of {self.rows} rows are less than one global batch, {settings.global_batch}"
+            )
+        return rows
 
     def train(self, until: int) -> None:
         """Go on to row `until`, in time order, saving on the way and at the end."""

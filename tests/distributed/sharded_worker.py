@@ -13,7 +13,7 @@ from features.kjt import Batch
 from features.reader import BatchPlan
 from models.ranker import Ranker
 from models.sharding import initialise_optimizer, shard
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
 from pipeline.ranks import start_process_group
 
@@ -23,7 +23,7 @@ STEPS, TABLE_LR, DENSE_LR, EPS = 6, 0.1, 1e-3, 1e-8
 def main(sharding: str, *overrides: str) -> None:
     """Exit with an assertion where anything differs by more than 1e-6."""
     device = start_process_group()
-    config = configuration.load("simulated", [*overrides, f"sharding.types=[{sharding}]"])
+    config = recipes.load("simulated", [*overrides, f"sharding.types=[{sharding}]"])
     source = BatchSource(config)
     torch.manual_seed(1)
     copy = Ranker(source.builder.schema, config.model)

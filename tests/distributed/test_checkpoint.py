@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from features.errors import InputError
 from pipeline import checkpoint, enrich
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline.ranks import on_rank_zero, start_process_group
 from pipeline.trainer import Trainer
 from tests.toy_log import toy_recipe, write_toy_log
@@ -26,12 +26,12 @@ def device() -> Iterator[torch.device]:
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     write_toy_log(folder, rows=1500)
-    enrich.run(configuration.load("simulated", toy_recipe(folder)))
+    enrich.run(recipes.load("simulated", toy_recipe(folder)))
     return folder
 
 
 def trainer(workdir: Path, root: Path, device: torch.device, **changes: object) -> Trainer:
-    config = configuration.load("simulated", toy_recipe(workdir, **{"train.checkpoint_every": 2, "ranks": 1, **changes}))
+    config = recipes.load("simulated", toy_recipe(workdir, **{"train.checkpoint_every": 2, "ranks": 1, **changes}))
     return Trainer(config, root, device, quiet=True)
 
 
@@ -111,6 +111,12 @@ def test_a_changed_setting_starts_a_run_of_its_own(workdir: Path, trained: Train
     assert same.step == 10
     assert not other.resume()
     assert other.folder != trained.folder
+
+
+def test_a_log_smaller_than_one_global_batch_is_refused_by_name(workdir: Path, tmp_path: Path, device: torch.device) -> None:
+    small = trainer(workdir, tmp_path, device, **{"train.global_batch": 1400})
+    with pytest.raises(InputError, match=r"enriched: 80% of 1500 rows are less than one global batch, 1400"):
+        _ = small.train_rows
 
 
 def test_rank_zeros_error_reaches_every_rank(device: torch.device) -> None:

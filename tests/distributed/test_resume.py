@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from pipeline import config as configuration
 from pipeline import enrich
+from pipeline import recipe as recipes
 from pipeline.checkpoint import latest
 from tests.distributed.ranks import ROOT, run_ranks
 from tests.toy_log import toy_recipe, write_toy_log
@@ -31,7 +31,7 @@ KILL_AFTER = 30  # steps
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     write_toy_log(folder, rows=3010)
-    enrich.run(configuration.load("simulated", toy_recipe(folder)))
+    enrich.run(recipes.load("simulated", toy_recipe(folder)))
     return folder
 
 

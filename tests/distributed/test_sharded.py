@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config as configuration
 from pipeline import enrich
+from pipeline import recipe as recipes
 from tests.distributed.ranks import run_ranks
 from tests.toy_log import toy_recipe, write_toy_log
 
@@ -18,7 +18,7 @@ SEVERAL = (
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     write_toy_log(folder, rows=1000)
-    enrich.run(configuration.load("simulated", toy_recipe(folder)))
+    enrich.run(recipes.load("simulated", toy_recipe(folder)))
     return folder
 
 

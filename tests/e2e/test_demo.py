@@ -12,7 +12,8 @@ import yaml
 from features.errors import InputError
 from launch.chain import ROOT
 from pipeline import demo
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.recipe import load
 from pipeline.stage import chain, mark_current
 from tests.unit.test_config import MINIMAL
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from features.dataset import open_dataset, read_table
-from pipeline import config as configuration
 from pipeline import enrich
+from pipeline import recipe as recipes
 from pipeline.metrics import log_losses
 from tests.distributed.ranks import run_ranks
 from tests.toy_log import toy_recipe, write_toy_log
@@ -30,7 +30,7 @@ def curve(workdir: Path) -> dict[str, list[float]]:
     """Mean log loss of every fourth step, each batch scored before it is trained on, on one rank."""
     write_toy_log(workdir, rows=2000)
     recipe = toy_recipe(workdir, **SETTINGS)
-    enrich.run(configuration.load("simulated", recipe))
+    enrich.run(recipes.load("simulated", recipe))
     done = run_ranks(1, "pipeline.train", "simulated", *(part for text in recipe for part in ("--set", text)))
     assert done.returncode == 0, done.stderr[-3000:]
     scores = np.concatenate([np.load(file) for file in sorted(workdir.glob("train/*/scores/*.npy"))])

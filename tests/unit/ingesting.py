@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from features.dataset import open_dataset, read_table
 from pipeline import ingest
-from pipeline.config import RunConfig, validate
+from pipeline.config import RunConfig
+from pipeline.recipe import validate
 
 
 @dataclass(frozen=True)

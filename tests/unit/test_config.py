@@ -9,7 +9,7 @@ import yaml
 
 from features.errors import InputError
 from launch.chain import ROOT
-from pipeline.config import RECIPES, load, with_overrides
+from pipeline.recipe import RECIPES, load, with_overrides
 
 MINIMAL = {
     "name": "tiny",

@@ -25,7 +25,7 @@ from features.semantic_id import SidContract
 from models.config import RankerConfig
 from models.history import Bypass
 from models.ranker import Ranker
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
 from pipeline.metrics import RunningMetrics
 
@@ -82,7 +82,7 @@ def test_the_files_come_in_the_data_s_order() -> None:
 def test_every_number_is_what_the_code_computes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     write_inputs(tmp_path)
-    source = BatchSource(configuration.load("simulated", recipe(tmp_path)))
+    source = BatchSource(recipes.load("simulated", recipe(tmp_path)))
     batch, computed = computed_batch(source)
     computed |= computed_scores(batch, source.builder.schema, source.config.model)
     expected = stated()

@@ -13,8 +13,8 @@ from features.dense_ids import DenseIdMap
 from features.enrich import enrich
 from features.entity_store import EntityStore
 from features.errors import InputError
-from pipeline import config as configuration
 from pipeline import enrich as stage
+from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
 from tests.toy_log import CONTRACT, toy_recipe, write_toy_log
 
@@ -23,7 +23,7 @@ from tests.toy_log import CONTRACT, toy_recipe, write_toy_log
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("enrich")
     write_toy_log(folder, rows=900)
-    stage.run(configuration.load("simulated", toy_recipe(folder)))
+    stage.run(recipes.load("simulated", toy_recipe(folder)))
     return folder
 
 
@@ -53,7 +53,7 @@ def test_a_slice_enriches_as_the_whole_does(workdir: Path, start: int, length: i
 
 def test_files_of_another_codebook_are_refused_by_name(workdir: Path, tmp_path: Path) -> None:
     write_toy_log(tmp_path, rows=50)
-    config = configuration.load("simulated", toy_recipe(tmp_path))
+    config = recipes.load("simulated", toy_recipe(tmp_path))
     stage.run(config)
     other = CONTRACT.__class__(**{**CONTRACT.to_json(), "codebook_hash": "another"})
     EntityStore.publish(tmp_path / "store", np.array([1]), np.zeros((1, 3), np.uint16), other)

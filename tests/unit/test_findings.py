@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline.findings import Finding, Question, control_of, control_sentence, findings, headline, outcome, sentence, subjects
 
 
@@ -48,9 +48,9 @@ def test_the_controls_words() -> None:
     assert none == "shuffled is the negative control, but sid has no gain for it to lose."
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in configuration.RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in recipes.RECIPES.glob("*.yaml")))
 def test_each_recipes_semantic_ids_have_their_control(recipe: str) -> None:
-    config = configuration.load(recipe)
+    config = recipes.load(recipe)
     assert subjects(config) == ["semantic_id", "semantic_id_and_random_hash"]
     assert control_of(config, "semantic_id") == "shuffled_semantic_id"
     assert control_of(config, "semantic_id_and_random_hash") is None

@@ -13,8 +13,8 @@ from features.dense_ids import DenseIdMap
 from features.entity_store import EntityStore
 from features.prefix_ngram import exact_coarse_keys
 from features.reader import BatchPlan
-from pipeline import config as configuration
 from pipeline import enrich
+from pipeline import recipe as recipes
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
 from tests.toy_log import rows_of, toy_recipe, write_toy_log
@@ -32,7 +32,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **changes: object) -> RunConfig:
-    return configuration.load("simulated", toy_recipe(folder, **changes))
+    return recipes.load("simulated", toy_recipe(folder, **changes))
 
 
 def test_bags_hold_each_positions_keys(workdir: Path) -> None:

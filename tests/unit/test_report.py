@@ -16,10 +16,11 @@ import pytest
 from features.dataset import DatasetWriter, open_dataset, read_table
 from features.errors import InputError
 from features.schema import ITEMS
-from pipeline import config as configuration
+from pipeline import recipe as recipes
 from pipeline import report
-from pipeline.config import RunConfig, with_overrides
+from pipeline.config import RunConfig
 from pipeline.findings import Cell
+from pipeline.recipe import with_overrides
 from tests.toy_log import toy_recipe, write_toy_log
 
 FROZEN = ("all", "head", "torso", "tail", "seen", "new")
@@ -121,7 +122,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(workdir: Path) -> RunConfig:
-    return configuration.load("simulated", toy_recipe(workdir))
+    return recipes.load("simulated", toy_recipe(workdir))
 
 
 def written(config: RunConfig, results: dict[str, Any]) -> str:

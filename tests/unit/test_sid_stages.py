@@ -13,7 +13,8 @@ from features.errors import InputError
 from features.schema import ITEMS
 from models.codebook import load
 from pipeline import assign, embed, quantize
-from pipeline.config import RunConfig, validate, with_overrides
+from pipeline.config import RunConfig
+from pipeline.recipe import validate, with_overrides
 
 ITEM_COUNT = 300
 

@@ -12,7 +12,8 @@ from features.dataset import MANIFEST
 from launch.chain import ROOT
 from pipeline import cli
 from pipeline import stage as stages
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.recipe import load
 from pipeline.stage import STAGES, Stage, chain, is_current, mark_current, mark_outdated
 from tests.unit.test_config import MINIMAL
 
@@ -101,7 +102,7 @@ def test_a_lost_output_outdates_its_writer(finished: RunConfig, lost: str) -> No
 
 
 def test_changed_code_outdates_every_stage(finished: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "PACKAGES", ("features",))
+    monkeypatch.setattr(stages, "ALL_CODE", ("features/*.py",))
     assert current(finished) == []
 
 
