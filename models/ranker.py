@@ -3,6 +3,7 @@
 Legend: B examples, T history positions, R representations, D embedding width, C context columns, F dense columns, S history tokens.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,12 @@ class Ranker(nn.Module):
 
 
 def _tables(rows: dict[str, int], width: int, device: torch.device | None) -> EmbeddingBagCollection:
+    # TorchRec's own start, +-1/sqrt(H), makes products of rows vanish: a model that must learn from them stays on a plateau for long.
+    start = functools.partial(nn.init.uniform_, a=-(width**-0.5), b=width**-0.5)
     configs = [
-        EmbeddingBagConfig(name=name, embedding_dim=width, num_embeddings=count, feature_names=[name], pooling=PoolingType.SUM)
+        EmbeddingBagConfig(
+            name=name, embedding_dim=width, num_embeddings=count, feature_names=[name], pooling=PoolingType.SUM, init_fn=start
+        )
         for name, count in rows.items()
     ]
     return EmbeddingBagCollection(tables=configs, device=device)
