@@ -11,7 +11,12 @@ from torchx.components.dist import parse_nnodes
 from torchx.specs import macros
 
 IMAGE = "semid:latest"
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}  # spinning threads slow processes that share cores sevenfold
+PROCESS_ENV = {
+    "OMP_WAIT_POLICY": "passive",  # spinning threads slow processes that share cores sevenfold
+    # Every step allocates the same buffers: glibc, left to itself, gives them back to the kernel and faults them in again.
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
 Env = Optional[Dict[str, str]]
 Component = TypeVar("Component", bound=Callable[..., specs.AppDef])
 
@@ -54,7 +59,7 @@ def _single(stage: str, overrides: List[str], recipe: str, image: str, python: s
         image=image,
         entrypoint=python,
         args=_stage_arguments(stage, recipe, overrides),
-        env={**PASSIVE, **(env or {})},
+        env={**PROCESS_ENV, **(env or {})},
         resource=specs.resource(cpu=cpu, memMB=memMB),
     )
     return specs.AppDef(name=stage, roles=[role])
@@ -90,7 +95,7 @@ def _distributed(
         entrypoint="bash",
         args=["-c", torchrun + shlex.join(_stage_arguments(stage, recipe, overrides))],
         # A cancelled job's ranks get 5 s, before schedulers lose patience.
-        env={**PASSIVE, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5", **(env or {})},
+        env={**PROCESS_ENV, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5", **(env or {})},
         resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
         port_map={"c10d": rdzv_port},
     )

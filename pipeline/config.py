@@ -25,7 +25,7 @@ class IngestConfig(Strict):
 class SimulateConfig(Strict):
     """The simulated world."""
 
-    impressions: Positive = Field(250_000, description="rows of the log")
+    impressions: Positive = Field(200_000, description="rows of the log")
     items: Positive = Field(10_000, description="items ever created")
     users: Positive = Field(4_000, description="users")
     days: Positive = Field(12, description="length of the log in days")
