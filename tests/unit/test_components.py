@@ -36,7 +36,7 @@ def test_a_single_stage_runs_its_module(stage: str) -> None:
     (role,) = app.roles
     assert (app.name, role.name, role.entrypoint, role.num_replicas) == (stage, stage, "/py", 1)
     assert role.args == ["-m", f"pipeline.{stage}", "simulated", "--set", "a.b=1", "--set", "c=[2,3]"]
-    assert role.env == {"TZ": "UTC"}
+    assert role.env == {**components.PROCESS_ENV, "TZ": "UTC"}
     assert role.resource.memMB == 7
 
 
