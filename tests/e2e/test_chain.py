@@ -17,13 +17,13 @@ TORCHRUN += ["--local-addr=localhost", "--tee=3", "--local-ranks-filter=0"]
 
 FAIL_AS_STAGE = """
 import sys
-from pipeline import cli, config
+from pipeline import cli, recipe
 from features.errors import InputError
 
 def load(*arguments):
     raise InputError("items.parquet: column 'item_id' is missing")
 
-config.load = load
+recipe.load = load
 sys.exit(cli.main(["recipe"], stage="train"))
 """
 
