@@ -11,12 +11,11 @@ from pipeline.trainer import Trainer
 
 
 def run(config: RunConfig) -> None:
-    """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores, TensorBoard curves and the resolved config."""
+    """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores and TensorBoard curves."""
     device = start_process_group()
     folder = config.path("train")
     trainer = Trainer(config, folder, device)
     say(f"run {trainer.folder}")
-    on_rank_zero(lambda: write_durably(trainer.folder / "config.json", config.model_dump_json(indent=1).encode()))
     for line in trainer.describe():
         say(f"plan: {line}")
     if trainer.resume():

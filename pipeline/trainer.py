@@ -32,7 +32,7 @@ class Trainer:
     """A run in progress.
 
     Attributes:
-        folder: checkpoints, scores and TensorBoard curves.
+        folder: the resolved config, checkpoints, scores and TensorBoard curves.
         step: batches trained so far.
         lifetime: metrics of all of them, each batch scored before it was trained on.
     """
@@ -57,6 +57,7 @@ class Trainer:
         self.source = BatchSource(config)
         self.run_id = hashlib.sha256(json.dumps([self._fingerprint(), self._identity()]).encode()).hexdigest()[:12]
         self.folder = root / self.run_id
+        on_rank_zero(self._write_config)
         torch.manual_seed(config.train.seed)
         self.model = shard(
             Ranker(self.source.builder.schema, config.model, torch.device("meta")),
@@ -176,6 +177,10 @@ class Trainer:
         model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
         code = code_fingerprint(TRAINING_CODE)
         return {"sid_contract": contract.to_json() if contract else None, "model": model, "learning": learning, "code": code}
+
+    def _write_config(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(self.folder / "config.json", self.config.model_dump_json(indent=1).encode())
 
     def _metrics_state(self) -> dict[str, torch.Tensor]:
         return {"lifetime": self.lifetime.state(), "window": self._window.state()}

@@ -1,5 +1,6 @@
 """A run killed with SIGKILL and started again gives the uninterrupted run's losses and weights, to the bit, on two ranks."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,11 +85,21 @@ def kill_in_training(workdir: Path) -> None:
         time.sleep(0.001)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    for _ in range(100):  # the ranks are in sessions of their own: torchrun gone, they must be looked up
-        ranks = subprocess.run(["pkill", "-9", "-f", f"workdir={workdir}"], check=False).returncode
-        if ranks != 0:
-            break
+    while ranks := processes_with(f"workdir={workdir}"):  # torchrun starts them in sessions of their own
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def processes_with(argument: str) -> list[int]:
+    """Living processes that were started with `argument`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if argument.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
 
 
 def sets(workdir: Path, **changes: object) -> list[str]:
