@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,29 @@ def test_killed_and_resumed_equals_uninterrupted(workdir: Path) -> None:
             assert torch.equal(tensor, resumed["state"][name]), name
 
 
+def test_one_rank_goes_on_where_two_stopped(workdir: Path) -> None:
+    """The batches are the same; sums are rounded in another order."""
+    table = {"model.representations": "{semantic_id: {kind: semantic_id, rows: 97}}", "sharding.types": "[row_wise]"}
+    first = run_ranks(2, "pipeline.train", "simulated", *sets(workdir, **table, **{"train.train_fraction": 0.4}))
+    assert first.returncode == 0, first.stderr[-3000:]
+    whole = run_ranks(2, "pipeline.train", "simulated", *sets(copied(workdir), **table))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    second = run_ranks(1, "pipeline.train", "simulated", *sets(workdir, **table, ranks=1))
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert "resumed after step 37" in second.stdout
+    resumed, uninterrupted = (scores_of(run_folder(folder)) for folder in (workdir, copied(workdir)))
+    assert np.array_equal(resumed[: 37 * 32], uninterrupted[: 37 * 32])
+    assert np.allclose(resumed, uninterrupted, atol=1e-4)
+
+
+def copied(workdir: Path) -> Path:
+    """A second workdir with the same inputs."""
+    copy = workdir.with_name("copied")
+    if not copy.exists():
+        shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("train*"))
+    return copy
+
+
 def train(workdir: Path, expect: str = "trained on") -> dict:
     done = run_ranks(2, "pipeline.train", "simulated", *sets(workdir))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -61,11 +85,15 @@ def train(workdir: Path, expect: str = "trained on") -> dict:
     assert checkpoint is not None
     dcp_to_torch_save(checkpoint, folder / "whole.pt")
     result = {
-        "scores": np.concatenate([np.load(file) for file in sorted((folder / "scores").glob("*.npy"))]),
+        "scores": scores_of(folder),
         "state": flat(torch.load(folder / "whole.pt", weights_only=False)),
     }
     (workdir / "train").rename(workdir / f"train-{time.monotonic_ns()}")
     return result
+
+
+def scores_of(folder: Path) -> np.ndarray:
+    return np.concatenate([np.load(file) for file in sorted((folder / "scores").glob("*.npy"))])
 
 
 def run_folder(workdir: Path) -> Path:
@@ -103,7 +131,7 @@ def processes_with(argument: str) -> list[int]:
 
 
 def sets(workdir: Path, **changes: object) -> list[str]:
-    return [part for text in toy_recipe(workdir, **SETTINGS, **changes) for part in ("--set", text)]
+    return [part for text in toy_recipe(workdir, **{**SETTINGS, **changes}) for part in ("--set", text)]
 
 
 def flat(value: object, prefix: str = "") -> dict[str, torch.Tensor]:
