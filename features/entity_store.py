@@ -62,6 +62,11 @@ class EntityStore:
         """The version's name, e.g. "v000001"."""
         return self.path.name
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the contents: equal fingerprints mean equal ids, codes and contract, whatever the version's name."""
+        return sha256_file(self.path / META)
+
     @classmethod
     def open(cls, path: Path, version: str | None = None, *, verify: bool = False) -> "EntityStore":
         """Open a version, the current one by default.

@@ -232,11 +232,13 @@ class BatchBuilder:
         return ((now - then) / 3.6e9).astype(np.float32)
 
 
-def input_columns(columns: list[str], codes: bool, schema: pa.Schema) -> list[str]:
-    """The columns that `build` reads, of those there are; codes only where a representation uses them."""
-    base = ["timestamp", "item_id", "label_click", "history_item_ids", "history_timestamps"]
-    wanted = [*base, *columns_with_prefix(schema, DENSE), *columns_with_prefix(schema, CONTEXT)]
-    return [name for name in columns if name in wanted or (codes and name in ("target_codes", "history_codes"))]
+def input_columns(schema: pa.Schema, *, codes: bool) -> list[str]:
+    """The columns of `schema` that `build` reads, in its order; codes, where there are any, only if a representation uses them."""
+    wanted = {"timestamp", "item_id", "label_click", "history_item_ids", "history_timestamps"}
+    wanted |= {*columns_with_prefix(schema, DENSE), *columns_with_prefix(schema, CONTEXT)}
+    if codes:
+        wanted |= {"target_codes", "history_codes"}
+    return [name for name in schema.names if name in wanted]
 
 
 def _kjt(keys: list[str], values: list[NDArray[np.int64]], lengths: list[NDArray[np.int32]]) -> KeyedJaggedTensor:

@@ -27,7 +27,7 @@ class Position:
     Attributes:
         step: batches trained, not fetched.
         plan: fingerprint of the batch plan that counts them.
-        identity: what must be the same to go on: the model's settings, the seed, the Semantic ID contract.
+        identity: what must be the same to go on: settings, seed, Semantic ID contract, looked-up codes and training code.
     """
 
     step: int

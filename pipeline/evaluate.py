@@ -142,11 +142,11 @@ def _judge(config: RunConfig, log: Log, rows: slice, logits: dict[str, NDArray[n
     baseline = config.evaluate.baseline
     table: dict[str, dict[str, Any]] = {}
     for name, scores_SN in logits.items():
-        table[name] = {}
+        table[name], probabilities_SN = {}, _sigmoid(scores_SN)
         for segment, chosen in segments.items():
-            cell = _metrics(losses[name], _sigmoid(scores_SN), labels, chosen)
+            cell = _metrics(losses[name], probabilities_SN, labels, chosen)
             gain = bootstrap.gain(losses[name], losses[baseline], chosen) if name != baseline and cell["ne"] is not None else None
-            table[name][segment] = cell | _rounded(gain)
+            table[name][segment] = cell | _cell_of(gain)
     if log.oracle is not None:
         table["oracle"] = _oracle(log.oracle[rows], labels, segments)
     return {"segments": [{"name": name, "rows": int(chosen.sum())} for name, chosen in segments.items()], "variants": table}
@@ -165,7 +165,7 @@ def _metrics(
 def _oracle(probabilities: NDArray[np.float64], labels: NDArray[np.float64], segments: Segments) -> dict[str, Any]:
     """What the true click probabilities score: the floor of any model's NE."""
     losses = -(labels * np.log(probabilities) + (1 - labels) * np.log1p(-probabilities))
-    return {name: _metrics(losses[None], probabilities[None], labels, chosen) | _rounded(None) for name, chosen in segments.items()}
+    return {name: _metrics(losses[None], probabilities[None], labels, chosen) | _cell_of(None) for name, chosen in segments.items()}
 
 
 def _curve(stream_SN: NDArray[np.float32], labels: NDArray[np.float64]) -> list[float | None]:
@@ -190,7 +190,7 @@ def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _rounded(gain: Gain | None) -> dict[str, float | None]:
+def _cell_of(gain: Gain | None) -> dict[str, float | None]:
     return dict.fromkeys(("gain", "low", "high")) if gain is None else dict(zip(("gain", "low", "high"), map(_number, gain), strict=True))
 
 

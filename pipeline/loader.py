@@ -56,6 +56,11 @@ class BatchSource:
             enriched.require_same(self.store.contract, where, str(self.config.path(self.config.train.store)))
         return self.store.contract
 
+    @property
+    def looks_up_codes(self) -> bool:
+        """Whether codes come from the store while reading, and not from enriched files."""
+        return self.contract is not None and self.config.train.input == "impressions"
+
     @cached_property
     def builder(self) -> BatchBuilder:
         """Makes this run's batches."""
@@ -63,7 +68,7 @@ class BatchSource:
         contract, train = self.contract, self.config.train
         return BatchBuilder(
             representations=tuple(self._representations(contract, dense_ids)),
-            columns=tuple(input_columns(self.dataset.schema.names, contract is not None, self.dataset.schema)),
+            columns=tuple(input_columns(self.dataset.schema, codes=contract is not None)),
             history_length=self.config.ingest.history_length,
             context_rows=self.config.model.context_rows,
             dense_ids=dense_ids,
@@ -80,7 +85,7 @@ class BatchSource:
     def rows(self, start: int, stop: int) -> pa.Table:
         """Rows [start, stop) with codes, looked up here where the input has none."""
         table = self.reader.read(start, stop)
-        if self.contract is None or self.config.train.input == "enriched":
+        if not self.looks_up_codes:
             return table
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
         return pa.Table.from_batches([enrich(batch, self.store).batch])
@@ -110,8 +115,8 @@ class BatchSource:
 
     def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
         for name, chosen in self.config.model.representations.items():
-            rows, size = self.config.model.rows_of(name) or 0, 0
-            if chosen.kind == "individual":
+            rows, size = self.config.model.rows_of(name), 0
+            if rows is None:
                 assert dense_ids is not None
                 rows = len(dense_ids.ids)
             if chosen.kind == "semantic_id":

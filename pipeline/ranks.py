@@ -32,7 +32,7 @@ def on_rank_zero(action: Callable[[], object]) -> None:
     if dist.get_rank() == 0:
         try:
             action()
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is raised again below, on every rank
             problem[0] = error
     dist.broadcast_object_list(problem)
     if problem[0] is not None:

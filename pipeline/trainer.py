@@ -55,7 +55,8 @@ class Trainer:
             raise InputError(f"train.global_batch {batch} is not a multiple of the {world} ranks that run")
         self.config, self.device, self._quiet = config, device, quiet
         self.source = BatchSource(config)
-        self.run_id = hashlib.sha256(json.dumps([self._fingerprint(), self._identity()]).encode()).hexdigest()[:12]
+        self._plan_id, self._identity = self._plan(0, self.rows).fingerprint(self.source.dataset), self._identify()
+        self.run_id = hashlib.sha256(json.dumps([self._plan_id, self._identity]).encode()).hexdigest()[:12]
         self.folder = root / self.run_id
         on_rank_zero(self._write_config)
         torch.manual_seed(config.train.seed)
@@ -141,7 +142,7 @@ class Trainer:
         first = self.step - len(self._scores)
         on_rank_zero(lambda: write_array(self.folder / "scores" / f"{first:09d}.npy", scores))
         self._scores = []
-        position = checkpoint.Position(self.step, self._fingerprint(), self._identity())
+        position = checkpoint.Position(self.step, self._plan_id, self._identity)
         checkpoint.save(self.checkpoints, self.model, self._metrics_state(), position, self.config.train.keep_checkpoints)
 
     def resume(self) -> bool:
@@ -150,7 +151,7 @@ class Trainer:
         if path is None:
             return False
         metrics = self._metrics_state()
-        self.step = checkpoint.load(path, self.model, metrics, self._fingerprint(), self._identity())
+        self.step = checkpoint.load(path, self.model, metrics, self._plan_id, self._identity)
         self.lifetime.load(metrics["lifetime"])
         self._window.load(metrics["window"])
         return True
@@ -167,16 +168,19 @@ class Trainer:
     def _plan(self, start: int, stop: int) -> BatchPlan:
         return BatchPlan(start, stop, self.config.train.global_batch, dist.get_world_size(), dist.get_rank())
 
-    def _fingerprint(self) -> str:
-        return self._plan(0, self.rows).fingerprint(self.source.dataset)
-
-    def _identity(self) -> dict[str, Any]:
+    def _identify(self) -> dict[str, Any]:
+        """What a trained weight depends on besides the rows and their order."""
         contract = self.source.contract
         settings = self.config.model_dump(mode="json")
         learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
         model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
-        code = code_fingerprint(TRAINING_CODE)
-        return {"sid_contract": contract.to_json() if contract else None, "model": model, "learning": learning, "code": code}
+        return {
+            "sid_contract": contract.to_json() if contract else None,
+            "store": self.source.store.fingerprint if self.source.looks_up_codes else None,
+            "model": model,
+            "learning": learning,
+            "code": code_fingerprint(TRAINING_CODE),
+        }
 
     def _write_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from features.dataset import DatasetWriter, open_dataset
 from features.entity_store import EntityStore
 from features.schema import IMPRESSIONS, ORACLE, TIMESTAMP
 from features.semantic_id import SidContract
+from pipeline import enrich
+from pipeline import recipe as recipes
 
 CONTRACT = SidContract(levels=3, codebook_size=16, codebook_hash="toy", source="text", generation=1)
 SCHEMA = pa.schema([*IMPRESSIONS, ORACLE, pa.field("context_country", pa.int64())])
@@ -47,6 +49,12 @@ def write_toy_log(workdir: Path, rows: int = 3000, items: int = 300, history: in
     known = np.arange(items) >= items // 10
     EntityStore.publish(workdir / "store", item_ids[known], codes[known], CONTRACT)
     EntityStore.publish(workdir / "store_shuffled", item_ids[known], codes[known][generator.permutation(known.sum())], CONTRACT)
+
+
+def write_enriched_toy_log(workdir: Path, rows: int) -> None:
+    """`write_toy_log`, and what stage enrich makes of it."""
+    write_toy_log(workdir, rows=rows)
+    enrich.run(recipes.load("simulated", toy_recipe(workdir)))
 
 
 def toy_recipe(workdir: Path, **changes: object) -> list[str]:

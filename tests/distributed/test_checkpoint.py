@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from features.entity_store import EntityStore
 from features.errors import InputError
-from pipeline import checkpoint, enrich
+from pipeline import checkpoint
 from pipeline import recipe as recipes
 from pipeline.ranks import on_rank_zero, start_process_group
 from pipeline.trainer import Trainer
-from tests.toy_log import toy_recipe, write_toy_log
+from tests.toy_log import toy_recipe, write_enriched_toy_log
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,7 @@ def device() -> Iterator[torch.device]:
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_toy_log(folder, rows=1500)
-    enrich.run(recipes.load("simulated", toy_recipe(folder)))
+    write_enriched_toy_log(folder, rows=1500)
     return folder
 
 
@@ -111,6 +111,17 @@ def test_a_changed_setting_starts_a_run_of_its_own(workdir: Path, trained: Train
     assert same.step == 10
     assert not other.resume()
     assert other.folder != trained.folder
+
+
+def test_a_store_of_other_codes_starts_a_run_of_its_own_where_codes_are_looked_up(
+    workdir: Path, tmp_path: Path, device: torch.device
+) -> None:
+    live = {"train.input": "impressions", "train.store": "store_shuffled"}
+    before, again = (trainer(workdir, tmp_path, device, **live).run_id for _ in range(2))
+    store = EntityStore.open(workdir / "store_shuffled")
+    EntityStore.publish(workdir / "store_shuffled", store.ids, store.codes[::-1], store.contract)
+    assert before == again
+    assert trainer(workdir, tmp_path, device, **live).run_id != before
 
 
 def test_a_log_smaller_than_one_global_batch_is_refused_by_name(workdir: Path, tmp_path: Path, device: torch.device) -> None:

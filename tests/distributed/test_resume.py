@@ -14,11 +14,9 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from pipeline import enrich
-from pipeline import recipe as recipes
 from pipeline.checkpoint import latest
 from tests.distributed.ranks import ROOT, run_ranks
-from tests.toy_log import toy_recipe, write_toy_log
+from tests.toy_log import toy_recipe, write_enriched_toy_log
 
 SETTINGS = {
     "train.global_batch": 32,
@@ -32,8 +30,7 @@ KILL_AFTER = 30  # steps
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    write_toy_log(folder, rows=3010)
-    enrich.run(recipes.load("simulated", toy_recipe(folder)))
+    write_enriched_toy_log(folder, rows=3010)
     return folder
 
 

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import enrich
-from pipeline import recipe as recipes
 from tests.distributed.ranks import run_ranks
-from tests.toy_log import toy_recipe, write_toy_log
+from tests.toy_log import toy_recipe, write_enriched_toy_log
 
 SEVERAL = (
     "{semantic_id: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, hash: {kind: random_hash, rows: 50, history: false}}"
@@ -17,8 +15,7 @@ SEVERAL = (
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    write_toy_log(folder, rows=1000)
-    enrich.run(recipes.load("simulated", toy_recipe(folder)))
+    write_enriched_toy_log(folder, rows=1000)
     return folder
 
 

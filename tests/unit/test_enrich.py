@@ -16,14 +16,13 @@ from features.errors import InputError
 from pipeline import enrich as stage
 from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
-from tests.toy_log import CONTRACT, toy_recipe, write_toy_log
+from tests.toy_log import CONTRACT, toy_recipe, write_enriched_toy_log, write_toy_log
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("enrich")
-    write_toy_log(folder, rows=900)
-    stage.run(recipes.load("simulated", toy_recipe(folder)))
+    write_enriched_toy_log(folder, rows=900)
     return folder
 
 

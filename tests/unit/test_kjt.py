@@ -13,11 +13,10 @@ from features.dense_ids import DenseIdMap
 from features.entity_store import EntityStore
 from features.prefix_ngram import exact_coarse_keys
 from features.reader import BatchPlan
-from pipeline import enrich
 from pipeline import recipe as recipes
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
-from tests.toy_log import rows_of, toy_recipe, write_toy_log
+from tests.toy_log import rows_of, toy_recipe, write_enriched_toy_log
 
 T = 4
 BOTH = "{sid: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, hash: {kind: random_hash, rows: 50, history: false}}"
@@ -26,8 +25,7 @@ BOTH = "{sid: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kjt")
-    write_toy_log(folder, rows=700)
-    enrich.run(load(folder))
+    write_enriched_toy_log(folder, rows=700)
     return folder
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from features.prefix_ngram import prefix_ngram_keys
-from features.representation import ItemColumns, Representation, hashed_rows, mix64
+from features.representation import ItemColumns, Mapping, Representation, hashed_rows, mix64
 
 IDS = hnp.arrays(np.int64, st.integers(1, 50))
 
@@ -34,11 +34,11 @@ def test_hashing_spreads_consecutive_ids_evenly() -> None:
 
 
 @pytest.mark.parametrize("mapping", ["exact_coarse", "modulo"])
-def test_unknown_items_share_the_reserved_row_and_disturb_no_other(mapping: str) -> None:
+def test_unknown_items_share_the_reserved_row_and_disturb_no_other(mapping: Mapping) -> None:
     codes = np.random.default_rng(0).integers(0, 16, (20, 3)).astype(np.uint16)
     with_unknown = codes.copy()
     with_unknown[[3, 11]] = 65535
-    sid = Representation("sid", "semantic_id", rows=97, depth=3, mapping=mapping, codebook_size=16)  # type: ignore[arg-type]
+    sid = Representation("sid", "semantic_id", rows=97, depth=3, mapping=mapping, codebook_size=16)
     clean, mixed = (sid.keys(ItemColumns(np.arange(20), part, None)) for part in (codes, with_unknown))
     assert (mixed[[3, 11]] == 97).all()
     others = np.setdiff1d(np.arange(20), [3, 11])
