@@ -7,9 +7,9 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q
 
 # torchrec asks for fbgemm-gpu: the CUDA build where there is an NVIDIA GPU, else a package of that name that brings the CPU build.
 ifeq ($(shell command -v nvidia-smi),)
-  REQUIREMENTS := ./$(SHIM) --editable .[text,dev]
+  REQUIREMENTS := ./$(SHIM) --editable .[text,redis,dev]
 else
-  REQUIREMENTS := --editable .[text,dev,gpu]
+  REQUIREMENTS := --editable .[text,redis,dev,gpu]
 endif
 
 .PHONY: setup demo test test-unit test-processes lint bench
@@ -43,4 +43,4 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 bench: setup
-	@set -e; for benchmark in $(wildcard benchmarks/*.py); do $(BIN)/python $$benchmark; done
+	@set -e; for benchmark in $(wildcard benchmarks/[a-z]*.py); do $(BIN)/python $$benchmark; done
