@@ -42,12 +42,17 @@ def row(name: str, value: float, unit: str, *, baseline: float | None = None, ba
     return Row(name, value, unit, baseline, value / baseline if baseline else None, bar, holds)
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """The arguments of every benchmark: `--small` ends within a minute, `--json FILE` also writes the rows there."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--small", action="store_true", help="smaller inputs; ends within a minute")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    return parser.parse_args()
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--small", action="store_true", help="smaller inputs; ends within a minute")
+    options.add_argument("--json", type=Path, help="also write the rows to this file")
+    return options
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The arguments of a benchmark that has no others."""
+    return parser(description).parse_args()
 
 
 def median_seconds(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.entity_store import EntityStore
+from features.entity_store import SemanticIds
 from features.schema import codes_fields
 
 
@@ -23,23 +23,24 @@ def enriched_schema(impressions: pa.Schema, levels: int) -> pa.Schema:
     return pa.schema([*impressions, *codes_fields(levels)])
 
 
-def enrich(batch: pa.RecordBatch, store: EntityStore) -> Enriched:
+def enrich(batch: pa.RecordBatch, store: SemanticIds) -> Enriched:
     """Add codes to impressions; every row stays, empty histories and unknown items included.
 
     One lookup serves target and history ids together. An item that the store does not have gets UNKNOWN_CODE at every level.
 
     Args:
         batch: n impressions (features.schema.IMPRESSIONS).
-        store: the snapshot to read; the whole batch sees one version.
+        store: what answers; the whole batch sees one version. Training opens one version
+            (`features.store.versions.open_snapshot`), serving the store that follows them.
 
     Returns:
         The batch with `target_codes` fixed_size_list<uint16>[L] and `history_codes` list<uint16>, L per history item in the item's order.
     """
-    levels = store.contract.levels
     history = batch.column("history_item_ids")
     targets = batch.column("item_id").to_numpy(zero_copy_only=False)
     history_ids = history.flatten().to_numpy(zero_copy_only=False)
     found = store.lookup(np.concatenate([targets, history_ids]))
+    levels = found.codes.shape[1]
     target_codes = pa.FixedSizeListArray.from_arrays(pa.array(found.codes[: len(targets)].ravel()), levels)
     offsets = np.zeros(batch.num_rows + 1, np.int32)
     np.cumsum(pc.list_value_length(history).to_numpy(zero_copy_only=False) * levels, out=offsets[1:])

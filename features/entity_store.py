@@ -1,203 +1,199 @@
-"""The entity store: item id to Semantic ID codes, as immutable versioned snapshots that are memory-mapped.
+"""The entity store: item id to Semantic ID codes, for serving. New items are appended to it, and it follows the versions as they come.
 
-The files of a store:
-    store/CURRENT           the name of the version that readers open, replaced by one atomic rename
-    store/v000001/ids.npy   int64 [N], ascending, distinct
-    store/v000001/codes.npy uint16 [N, L]
-    store/v000001/meta.json contract, rows, and bytes and sha256 of both arrays
+The files of a store, and where they are described:
+    store/CURRENT, store/v000002/   the versions, immutable, one of which training opens: store/versions.py, store/snapshot.py
+    store/delta/                    items appended since, in LMDB: store/delta.py; `fold` makes a version of both: store/publish.py
+A Redis server can stand in for the folder: features/store/redis_store.py.
 """
 
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import InputError
-from features.files import sha256_file, write_durably
-from features.semantic_id import CODE_DTYPE, UNKNOWN_CODE, SidContract
+from features.semantic_id import UNKNOWN_CODE, SidContract, checked_codes
+from features.store.delta_view import DELTA, DELTA_LIMIT, View
+from features.store.publish import KEEP, Items, fold, publish
+from features.store.snapshot import Lookup, Snapshot
+from features.store.versions import Follower, number_of, one_publisher, open_snapshot
 
-CURRENT = "CURRENT"
-META = "meta.json"
-ARRAYS = ("ids.npy", "codes.npy")
-
-
-class Lookup(NamedTuple):
-    """The answer to one batch of ids.
-
-    Attributes:
-        codes: uint16 [N, L], in the order asked; `UNKNOWN_CODE` in every level of an id that the store does not have.
-        misses: how many of the N ids the store does not have, repeated ids counted each time.
-    """
-
-    codes: npt.NDArray[np.uint16]
-    misses: int
+if TYPE_CHECKING:
+    from features.store.delta import Delta
+    from features.store.redis_store import RedisStore
 
 
-@dataclass(frozen=True)
+class SemanticIds(Protocol):
+    """Whatever answers with Semantic IDs: one version (`Snapshot`), the store that follows its versions, or a Redis server."""
+
+    def contract(self, source: str | None = None) -> SidContract:
+        """The contract of one source, or of the only one."""
+
+    def lookup(self, ids: npt.NDArray[np.int64], source: str | None = None) -> Lookup:
+        """Codes of ids int64 [N], all of one version."""
+
+
+def open_store(target: str | Path, *, verify: bool = True) -> "EntityStore | RedisStore":
+    """Open the store in a folder, or the one that a redis://, rediss:// or unix:// URL names."""
+    if str(target).startswith(("redis://", "rediss://", "unix://")):
+        from features.store.redis_store import RedisStore
+
+        return RedisStore.open(str(target))
+    return EntityStore(Path(target), verify=verify)
+
+
 class EntityStore:
-    """One opened version; it stays as it is while newer versions are published.
+    """The store in a folder: answers from the current version and, for what that lacks, from the delta.
 
-    Attributes:
-        path: folder of the version.
-        contract: the Semantic ID contract of the codes.
-        ids: int64 [N], ascending, memory-mapped.
-        codes: uint16 [N, L], memory-mapped.
+    A batch sees one version and one state of the delta, which together lack nothing that was published or appended before: the delta says
+    which version it is relative to, and a reader whose version is older opens the newer one first. Threads may share a store.
     """
 
-    path: Path
-    contract: SidContract
-    ids: npt.NDArray[np.int64]
-    codes: npt.NDArray[np.uint16]
+    def __init__(self, path: Path, *, verify: bool = True, delta_limit: int = DELTA_LIMIT) -> None:
+        """Open the current version.
+
+        Args:
+            path: the folder.
+            verify: compare the sha256 of every file of each version that is opened (reads every byte).
+            delta_limit: bytes of the pages that hold the delta's records; `append` is refused beyond it, until a fold.
+
+        Raises:
+            InputError: naming the file that is missing or damaged.
+        """
+        self.path, self._delta_limit = path, delta_limit
+        self._versions = Follower(path, verify=verify)
+        self._opened_delta: Delta | None = None
+
+    def snapshot(self) -> Snapshot:
+        """The current version; one `stat` where it has not changed."""
+        return self._versions.snapshot()
 
     @property
     def version(self) -> str:
-        """The version's name, e.g. "v000001"."""
-        return self.path.name
+        """Name of the current version, e.g. "v000001"."""
+        return self.snapshot().path.name
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the contents: equal fingerprints mean equal ids, codes and contract, whatever the version's name."""
-        return sha256_file(self.path / META)
+    def contract(self, source: str | None = None) -> SidContract:
+        """The contract of one source, or of the only one. Raises InputError where there is no telling which."""
+        return self._versions.snapshot().contract(source)
 
-    @classmethod
-    def open(cls, path: Path, version: str | None = None, *, verify: bool = False) -> "EntityStore":
-        """Open a version, the current one by default.
-
-        Args:
-            path: the store's folder.
-            version: e.g. "v000001".
-            verify: also compare the sha256 of both arrays (reads every byte).
-
-        Raises:
-            InputError: naming the file that is missing, damaged, or does not fit the contract.
-        """
-        folder = path / (version or _current(path))
-        meta = _read_meta(folder / META)
-        contract = SidContract.from_json(meta["contract"], str(folder / META))
-        ids, codes = (_map_array(folder / name, meta["files"][name], verify=verify) for name in ARRAYS)
-        expected = ((meta["rows"],), np.dtype(np.int64), (meta["rows"], contract.levels), np.dtype(CODE_DTYPE))
-        if (ids.shape, ids.dtype, codes.shape, codes.dtype) != expected:
-            raise InputError(f"{folder}: arrays are {ids.dtype}{ids.shape} and {codes.dtype}{codes.shape}, which {META} does not describe")
-        return cls(folder, contract, ids, codes)
-
-    @staticmethod
-    def publish(path: Path, ids: npt.NDArray[np.int64], codes: npt.NDArray[np.uint16], contract: SidContract) -> str:
-        """Write a new version and make it current, at once and durably; older versions stay.
-
-        Args:
-            path: the store's folder, made if need be.
-            ids: int64 [N], distinct, in any order.
-            codes: integer [N, L], each in [0, K).
-            contract: what the codes mean.
-
-        Returns:
-            The version's name.
-
-        Raises:
-            InputError: if an id repeats, there are no items, or the codes do not fit the contract.
-        """
-        ids, codes = _checked(ids, codes, contract)
-        path.mkdir(parents=True, exist_ok=True)
-        with _one_publisher(path):
-            last = max((int(folder.name[1:]) for folder in path.glob("v??????")), default=0)
-            version = f"v{last + 1:06d}"
-            staging = path / f".{version}.tmp"
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
-            _save_array(staging / ARRAYS[0], ids)
-            _save_array(staging / ARRAYS[1], codes)
-            files = {name: {"bytes": (staging / name).stat().st_size, "sha256": sha256_file(staging / name)} for name in ARRAYS}
-            meta = {"contract": contract.to_json(), "rows": len(ids), "files": files}
-            write_durably(staging / META, json.dumps(meta, indent=1).encode())
-            staging.rename(path / version)
-            # Its own fsync of the folder makes the version's rename durable too.
-            write_durably(path / CURRENT, version.encode())
-        return version
-
-    def lookup(self, ids: npt.NDArray[np.int64]) -> Lookup:
+    def lookup(self, ids: npt.NDArray[np.int64], source: str | None = None) -> Lookup:
         """Codes of a batch of ids.
 
         Args:
             ids: int64 [N], in any order, with repetitions.
+            source: whose codes; not needed where the store has one source.
+
+        Raises:
+            InputError: naming the damaged file and item, or both sides where delta and version are of different codebooks.
         """
-        # Sorted queries walk through the mapped ids in one direction: a quarter of the time of unsorted ones at 5M ids.
-        distinct, positions = np.unique(ids, return_inverse=True)
-        found_at = np.searchsorted(self.ids, distinct)
-        np.minimum(found_at, len(self.ids) - 1, out=found_at)
-        missing = self.ids[found_at] != distinct
-        codes = self.codes[found_at]
-        codes[missing] = UNKNOWN_CODE
-        return Lookup(np.take(codes, positions, axis=0), int(np.count_nonzero(missing[positions])))
+        snapshot = self._versions.snapshot()
+        answer = snapshot.lookup(ids, source)
+        if not answer.misses:
+            return answer
+        with self._with_delta(snapshot, source) as (current, view):
+            if current is not snapshot:
+                answer = current.lookup(ids, source)
+            if view is None:
+                return answer
+            view.fill(ids, answer.codes, current.contract(source).source)
+        return Lookup(answer.codes, int(np.count_nonzero(answer.codes[:, 0] == UNKNOWN_CODE)))
 
+    def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
+        """Codes of one item, or None."""
+        snapshot = self._versions.snapshot()
+        found = snapshot.get(item_id, source)
+        if found is not None:
+            return found
+        with self._with_delta(snapshot, source) as (current, view):
+            if current is not snapshot:
+                found = current.get(item_id, source)
+            if found is None and view is not None:
+                found = view.get(item_id, current.contract(source).source)
+        return found
 
-def _current(path: Path) -> str:
-    pointer = path / CURRENT
-    if not pointer.is_file():
-        raise InputError(f"{path}: no entity store here ({CURRENT} is missing)")
-    return pointer.read_text().strip()
+    def items_with_prefix(self, prefix: Sequence[int], source: str | None = None) -> npt.NDArray[np.int64]:
+        """Reverse look-up: ids of all items whose codes begin with `prefix`, int64, ascending; reads the whole delta."""
+        with self._with_delta(self._versions.snapshot(), source) as (snapshot, view):
+            items = snapshot.items_with_prefix(prefix, source)
+            if view is None:
+                return items
+            ids, codes = view.all_records()[snapshot.contract(source).source]
+            return np.union1d(items, ids[(codes[:, : len(prefix)] == np.array(prefix)).all(axis=1)])
 
+    def append(self, ids: npt.NDArray[np.int64], codes: Mapping[str, npt.NDArray[Any]], contracts: Sequence[SidContract]) -> None:
+        """Add new items, all or none; durable when it returns, and seen by every reader's next batch.
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(meta["rows"], int) or not isinstance(meta["contract"], dict):
-            raise KeyError("rows or contract")
-        for name in ARRAYS:
-            int(meta["files"][name]["bytes"]), str(meta["files"][name]["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error})") from error
-    return meta
+        Args:
+            ids: int64 [N]. An item that the store has already must have the same codes, and nothing is done for it.
+            codes: source to integer [N, L], each in [0, K).
+            contracts: what these codes mean, one per source; they must be those of the store.
 
+        Raises:
+            InputError: naming both sides of a contract that differs, the item that has other codes, codes that do not fit, or what is full.
+        """
+        self._versions.snapshot()  # a new version is verified before the write begins, which others wait for
+        given = {contract.source: checked_codes(ids, codes[contract.source], contract) for contract in contracts}
+        with self._made_delta().writing() as view:
+            # Versions change inside such a write alone, so this one stays current until ours ends.
+            snapshot = self._versions.snapshot()
+            if view.base < number_of(snapshot.path.name):
+                view.settle(snapshot, number_of(snapshot.path.name))
+            for contract in contracts:
+                snapshot.contract(contract.source).require_same(contract, str(self.path), "the items to append")
+                view.append(ids, given[contract.source], contract, snapshot)
 
-def _map_array(path: Path, expected: dict[str, Any], *, verify: bool) -> npt.NDArray[Any]:
-    if not path.is_file() or path.stat().st_size != expected["bytes"]:
-        raise InputError(f"{path}: missing or not the {expected['bytes']} bytes that {META} has")
-    if verify and sha256_file(path) != expected["sha256"]:
-        raise InputError(f"{path}: sha256 differs from {META}")
-    try:
-        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable array ({' '.join(str(error).split())})") from error
-    return mapped
+    def publish(self, batches: Iterable[Items], contracts: Sequence[SidContract], *, keep: int = KEEP) -> str:
+        """Make a version of given items; returns its name. `features.store.publish.publish` says how, and makes a store's first one too."""
+        return publish(self.path, batches, contracts, keep=keep)
 
+    def fold(self, *, keep: int = KEEP) -> str:
+        """Make a version of the current one and the delta; returns its name."""
+        return fold(self.path, keep=keep, delta_limit=self._delta_limit)
 
-def _checked(ids: npt.NDArray[Any], codes: npt.NDArray[Any], contract: SidContract) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
-    if ids.ndim != 1 or ids.dtype != np.int64 or codes.dtype.kind not in "iu" or codes.shape != (len(ids), contract.levels):
-        raise InputError(
-            f"entity store: ids {ids.dtype}{ids.shape} and codes {codes.dtype}{codes.shape} do not fit levels {contract.levels}"
-        )
-    if not len(ids):
-        raise InputError("entity store: there are no items to publish")
-    if codes.min() < 0 or codes.max() >= contract.codebook_size:
-        raise InputError(f"entity store: codes {codes.min()}..{codes.max()} do not fit codebook_size {contract.codebook_size}")
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    repeated = np.flatnonzero(ids[1:] == ids[:-1])
-    if len(repeated):
-        raise InputError(f"entity store: item id {ids[repeated[0]]} occurs more than once ({len(repeated)} repetitions in all)")
-    return ids, codes[order].astype(CODE_DTYPE)
+    def verify(self) -> None:
+        """Read and check everything: the pointer, every file of the current version, every record of the delta. Raises InputError."""
+        open_snapshot(self.path, verify=True)
+        if (delta := self._delta()) is not None:
+            with delta.reading() as view:
+                view.verify()
 
+    @contextmanager
+    def _with_delta(self, snapshot: Snapshot, source: str | None) -> Iterator[tuple[Snapshot, View | None]]:
+        """The delta as one transaction sees it, if it has items of this source, and a version that is not older than it is relative to."""
+        delta = self._delta()
+        if delta is None:
+            yield snapshot, None
+            return
+        with delta.reading() as view:
+            if view.base > number_of(snapshot.path.name):
+                snapshot = self._versions.snapshot()
+                view.require_base(number_of(snapshot.path.name))
+            contract = snapshot.contract(source)
+            appended = view.contracts.get(contract.source)
+            # A publisher of a new codebook that was killed before it emptied the delta leaves old codes there; its version has new ones of
+            # all those items.
+            if appended is None or (appended != contract and view.base < number_of(snapshot.path.name)):
+                yield snapshot, None
+                return
+            contract.require_same(appended, str(snapshot.path), str(view.path))
+            yield snapshot, view
 
-def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    with path.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
+    def _delta(self) -> "Delta | None":
+        if self._opened_delta is None and (self.path / DELTA).exists():
+            from features.store.delta import open_delta
 
+            self._opened_delta = open_delta(self.path, self._delta_limit)
+        return self._opened_delta
 
-@contextmanager
-def _one_publisher(path: Path) -> Iterator[None]:
-    """Publishers take turns, across processes; the lock goes with the process that holds it."""
-    with (path / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    def _made_delta(self) -> "Delta":
+        from features.store.delta import make_delta
+
+        found = self._delta()
+        if found is None:
+            # A publisher must not overlook a delta that is made meanwhile.
+            with one_publisher(self.path):
+                found = self._opened_delta = make_delta(self.path, self._delta_limit)
+        return found

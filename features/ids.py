@@ -1,4 +1,4 @@
-"""Publishers' ids that are not integers become stable 64-bit hashes; the one place where that is done."""
+"""Hashes of ids: publishers' ids that are not integers become stable 64-bit numbers, and any number can be mixed into a random one."""
 
 import hashlib
 
@@ -32,3 +32,12 @@ def hash_ids(originals: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     if len(np.unique(hashes)) < len(hashes):
         raise RuntimeError("two distinct ids have the same 63-bit hash")
     return hashes[pc.index_in(originals, value_set=distinct).to_numpy()]
+
+
+def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words that spreads every input bit."""
+    with np.errstate(over="ignore"):
+        mixed = values + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))

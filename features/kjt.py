@@ -16,7 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from features.dense_ids import DenseIdMap
-from features.representation import ItemColumns, Representation, hashed_rows, mix64
+from features.ids import mix64
+from features.representation import ItemColumns, Representation, hashed_rows
 from features.schema import CONTEXT, DENSE, columns_with_prefix
 
 
@@ -195,13 +196,15 @@ class BatchBuilder:
         values, lengths = [], []
         for representation in self.representations:
             keys = representation.keys(items)
-            used = present.copy()
+            used = positions
             if not representation.target:
-                keys, used[:, 0] = keys[~is_target], False
+                keys, used = keys[~is_target], positions[~is_target]
             elif not representation.history:
-                keys, used[:, 1:] = keys[is_target], False
-            values.append(keys.ravel())
-            lengths.append((used * np.int32(representation.keys_per_item)).ravel())
+                keys, used = keys[is_target], positions[is_target]
+            counts = np.zeros(present.size, np.int32)
+            counts[used] = np.count_nonzero(keys >= 0, axis=1) if representation.keys_vary else representation.keys_per_item
+            values.append(keys[keys >= 0] if representation.keys_vary else keys.ravel())
+            lengths.append(counts)
         return _kjt([r.name for r in self.representations], values, lengths)
 
     def _context_kjt(self, rows: pa.Table, size: int) -> KeyedJaggedTensor | None:

@@ -1,18 +1,10 @@
 """Semantic ID codes to embedding table rows: the prefix-ngram keys of paper A (arXiv 2504.02137, table 1)."""
 
 import math
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
 
 from features.errors import InputError
-
-INT64_END = 1 << 63
-CODES_END = 1 << 16  # codes are uint16, and an unknown item's are 65535 whatever K is
-BLOCK = 1 << 14  # rows worked on at once: their keys and temporaries stay in the processor's cache
-
-Codes = npt.NDArray[np.integer]
-Keys = npt.NDArray[np.int64]
+from features.horner import INT64_END, Codes, Keys, Step, check_codes, horner
 
 
 def prefix_ngram_keys(codes: Codes, *, depth: int, codebook_size: int, rows: int | None = None) -> Keys:
@@ -37,22 +29,20 @@ def prefix_ngram_keys(codes: Codes, *, depth: int, codebook_size: int, rows: int
     Raises:
         InputError: if depth exceeds L, or the arithmetic would overflow int64.
     """
-    _check(codes, depth, codebook_size)
+    _check_depth(codes, depth, codebook_size)
     K = codebook_size
     end = sum(K**level for level in range(1, depth + 1))
     if rows is None and end > INT64_END:
         raise InputError(f"prefix-ngram of depth {depth} with codebook_size {K} has {end} keys, more than int64 holds: give rows")
-    if rows is not None and (rows < 1 or (rows - 1) * K + K + CODES_END >= INT64_END):
-        raise InputError(f"rows {rows} with codebook_size {K} is outside what int64 arithmetic can hold")
-    return _horner(codes, depth, K, [K] * depth, [rows] * depth, [0] * depth)
+    return horner(codes, K, [Step(level, level == 0, K if level else 0, rows, level) for level in range(depth)])
 
 
 def exact_coarse_keys(codes: Codes, *, depth: int, codebook_size: int, rows: int) -> Keys:
-    """Keys with level 1 on its own K rows and each deeper prefix length hashed into an equal share of the other rows.
+    """Keys with coarse prefixes on rows of their own and deeper prefix lengths hashed into equal shares of the other rows.
 
-    With q_i = sum_{t<=i} K^(i-t) c_t, the number of the prefix within its length, and S the share of `share_rows`:
-    key_1 = c_1, key_i = K + (i-2) S + q_i mod S. A length is free of collisions if K^i <= S. Departs from table 1 in that coarse prefixes
-    never collide with finer ones; at equal `rows` this lowers the variance between seeds.
+    With q_i = sum_{t<=i} K^(i-t) c_t, the number of the prefix within its length, and S_i of `level_rows`:
+    key_i = S_1 + .. + S_(i-1) + q_i mod S_i. A length is free of collisions if K^i <= S_i, which level 1 always is. Departs from table 1
+    in that coarse prefixes never collide with finer ones (docs/decisions/exact_coarse_rows.md).
 
     Args:
         codes: integer [N, L], each in [0, K); what is said of unknown items at `prefix_ngram_keys` holds here.
@@ -66,32 +56,88 @@ def exact_coarse_keys(codes: Codes, *, depth: int, codebook_size: int, rows: int
     Raises:
         InputError: if depth exceeds L, or rows are too few.
     """
-    _check(codes, depth, codebook_size)
-    K = codebook_size
-    share = share_rows(depth=depth, codebook_size=K, rows=rows)
-    if share * K + CODES_END >= INT64_END:
-        raise InputError(f"rows {rows} with codebook_size {K} is outside what int64 arithmetic can hold")
-    offsets = [0] + [K + index * share for index in range(depth - 1)]
-    return _horner(codes, depth, K, [0] * depth, [None] + [share] * (depth - 1), offsets)
+    _check_depth(codes, depth, codebook_size)
+    sizes = level_rows(depth=depth, codebook_size=codebook_size, rows=rows)
+    steps = [Step(level, level == 0, 0, size, level, sum(sizes[:level])) for level, size in enumerate(sizes)]
+    return horner(codes, codebook_size, steps)
 
 
-def share_rows(*, depth: int, codebook_size: int, rows: int) -> int:
-    """S, rows of each deeper level in `exact_coarse_keys`: the largest number <= (rows - K) / (depth - 1) without a common factor with K.
+def nested_keys(codes: Codes, *, depth: int, codebook_size: int, rows: int) -> Keys:
+    """As `exact_coarse_keys`, but two items that collide in a deep row share their first code.
+
+    The m coarse prefix lengths that fit have rows of their own, as there. Of each deeper one every first code has s rows: what the m leave,
+    in equal parts for lengths and first codes, rounded down to a number without a common factor with K. With R the rows of the m lengths,
+    key_i = R + ((i-m-1) K + c_1) s + (q_i mod K^(i-1)) mod s.
+
+    Args:
+        codes: integer [N, L], each in [0, K); what is said of unknown items at `prefix_ngram_keys` holds here.
+        depth: number of prefixes, 1..L.
+        codebook_size: K.
+        rows: H, table rows; all keys are below.
 
     Returns:
-        S >= 1; 0 for depth 1, which has no deeper level.
+        int64 [N, depth], C-contiguous.
+
+    Raises:
+        InputError: if depth exceeds L, or rows are too few: each deeper level needs K.
+    """
+    _check_depth(codes, depth, codebook_size)
+    K = codebook_size
+    if rows < K * depth:
+        raise InputError(f"{rows} rows are too few for mapping nested of depth {depth}: each level takes codebook_size {K}")
+    sizes = level_rows(depth=depth, codebook_size=K, rows=rows)
+    exact = sum(size == K ** (level + 1) for level, size in enumerate(sizes))
+    coarse = sum(sizes[:exact])
+    steps = [Step(level, level == 0, 0, size, level, sum(sizes[:level])) for level, size in enumerate(sizes[:exact])]
+    if exact < depth:
+        part = _coprime_below((rows - coarse) // (depth - exact) // K, K)
+        steps += [Step(level, level == 1) for level in range(1, exact)]
+        steps += [Step(level, level == 1, 0, part, level, coarse + (level - exact) * K * part, part) for level in range(exact, depth)]
+    return horner(codes, K, steps)
+
+
+def level_rows(*, depth: int, codebook_size: int, rows: int) -> list[int]:
+    """S_1..S_depth, rows of each prefix length in `exact_coarse_keys`: K for the first, `equal_shares` of the rest for the others.
 
     Raises:
         InputError: if `rows` leaves no row for a deeper level.
     """
-    if rows < codebook_size + depth - 1:
-        raise InputError(
-            f"{rows} rows are too few for depth {depth}: level 1 alone takes codebook_size {codebook_size}, each deeper level 1"
-        )
-    share = (rows - codebook_size) // (depth - 1) if depth > 1 else 0
-    while share > 1 and math.gcd(share, codebook_size) > 1:
-        share -= 1
-    return share
+    K = codebook_size
+    if rows < K + depth - 1:
+        raise InputError(f"{rows} rows are too few for depth {depth}: level 1 alone takes codebook_size {K}, each deeper level 1")
+    return [K, *equal_shares([K**level for level in range(2, depth + 1)], rows - K, K)]
+
+
+def equal_shares(sizes: Sequence[int], rows: int, codebook_size: int) -> list[int]:
+    """Rows of each of several disjoint ranges that divide a table.
+
+    A range whose keys all fit into an equal share gets exactly those rows, and what it leaves is shared by the others. A range of numbers
+    of several codes that does not fit gets the largest number within its share without a common factor with K: modulo a divisor of K^m
+    only the last m codes would count.
+
+    Args:
+        sizes: how many keys each range has, any size.
+        rows: to divide; at least one per range.
+        codebook_size: K.
+
+    Returns:
+        One number per range, each at least 1; their sum is at most `rows`.
+
+    Raises:
+        InputError: if there are fewer rows than ranges.
+    """
+    if rows < len(sizes):
+        raise InputError(f"{rows} rows are too few for {len(sizes)} ranges of keys")
+    shares, left = list(sizes), rows
+    by_size = sorted(range(len(sizes)), key=lambda index: sizes[index])
+    for place, index in enumerate(by_size):
+        share = left // (len(sizes) - place)
+        if sizes[index] > share:
+            for other in by_size[place:]:
+                shares[other] = _coprime_below(share, codebook_size) if sizes[other] > codebook_size else share
+            break
+        left -= sizes[index]
+    return shares
 
 
 def coprime_rows(rows: int, codebook_size: int) -> int:
@@ -104,35 +150,13 @@ def coprime_rows(rows: int, codebook_size: int) -> int:
     return rows
 
 
-def _horner(codes: Codes, depth: int, K: int, carries: list[int], moduli: list[int | None], offsets: list[int]) -> Keys:
-    """key_i = (K key_(i-1) + carry_i + c_i) mod moduli_i, with key_1 = c_1 mod moduli_1; offsets are added to what is returned alone."""
-    keys = np.empty((len(codes), depth), np.int64)
-    quotients = np.empty(min(BLOCK, len(codes)), np.int64)
-    for start in range(0, len(codes), BLOCK):
-        block = codes[start : start + BLOCK, :depth].astype(np.int64)
-        quotient = quotients[: len(block)]
-        column = block[:, 0].copy()
-        end = K  # one above the largest value that `column` can hold
-        for level, modulus in enumerate(moduli):
-            if level:
-                column *= K
-                column += block[:, level]
-                column += carries[level]
-                end = (end - 1) * K + carries[level] + K
-            if modulus is not None and end > modulus:
-                # A division by one number is vectorised in NumPy, the remainder is not.
-                np.floor_divide(column, modulus, out=quotient)
-                quotient *= modulus
-                column -= quotient
-                end = modulus
-            np.add(column, offsets[level], out=keys[start : start + BLOCK, level])
-    return keys
+def _coprime_below(rows: int, codebook_size: int) -> int:
+    while rows > 1 and math.gcd(rows, codebook_size) > 1:
+        rows -= 1
+    return rows
 
 
-def _check(codes: Codes, depth: int, codebook_size: int) -> None:
-    if codes.ndim != 2 or codes.dtype.kind not in "iu":
-        raise InputError(f"codes must be integers [N, L], got {codes.dtype} {list(codes.shape)}")
+def _check_depth(codes: Codes, depth: int, codebook_size: int) -> None:
+    check_codes(codes, codebook_size)
     if not 1 <= depth <= codes.shape[1]:
         raise InputError(f"prefix-ngram depth {depth} is not in 1..{codes.shape[1]}, the levels of the codes")
-    if not 1 <= codebook_size < CODES_END:
-        raise InputError(f"codebook_size {codebook_size} is not in 1..{CODES_END - 1}")

@@ -1,9 +1,10 @@
 """The Semantic ID contract: which codebook, how many levels and codes, from which source, of which generation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from features.errors import InputError
 
@@ -37,9 +38,13 @@ class SidContract:
     def from_json(cls, value: dict[str, Any], where: str) -> "SidContract":
         """The contract that `where` carries. Raises InputError where it is not one."""
         try:
-            return cls(**value)
+            contract = cls(**value)
         except TypeError as error:
             raise InputError(f"{where}: not a Semantic ID contract ({error})") from error
+        for field in fields(cls):
+            if type(getattr(contract, field.name)) is not field.type:
+                raise InputError(f"{where}: not a Semantic ID contract ({field.name} is {getattr(contract, field.name)!r})")
+        return contract
 
     def require_same(self, other: "SidContract", this_name: str, other_name: str) -> None:
         """Refuse to join two parts of different contracts.
@@ -47,7 +52,57 @@ class SidContract:
         Raises:
             InputError: naming both sides and the first field in which they differ.
         """
+        if self == other:
+            return
         for name, mine in asdict(self).items():
             theirs = getattr(other, name)
             if mine != theirs:
                 raise InputError(f"Semantic IDs do not fit: {name} is {mine!r} in {this_name} but {theirs!r} in {other_name}")
+
+
+def checked_codes(ids: npt.NDArray[Any], codes: npt.NDArray[Any], contract: SidContract) -> npt.NDArray[np.uint16]:
+    """Codes as uint16 [N, L].
+
+    Args:
+        ids: int64 [N].
+        codes: integer [N, L], each in [0, K).
+        contract: gives L and K.
+
+    Raises:
+        InputError: naming the source and what does not fit.
+    """
+    if ids.ndim != 1 or ids.dtype != np.int64 or codes.dtype.kind not in "iu" or codes.shape != (len(ids), contract.levels):
+        raise InputError(
+            f"ids {ids.dtype}{ids.shape} and codes {codes.dtype}{codes.shape} of '{contract.source}' do not fit levels {contract.levels}"
+        )
+    unfit = np.flatnonzero(((codes < 0) | (codes >= contract.codebook_size)).any(axis=1))
+    if len(unfit):
+        raise InputError(
+            f"codes {tuple(codes[unfit[0]].tolist())} of item id {ids[unfit[0]]} do not fit codebook_size {contract.codebook_size} of "
+            f"source '{contract.source}'"
+        )
+    return codes.astype(CODE_DTYPE)
+
+
+def require_same_codes(
+    ids: npt.NDArray[np.int64], given: npt.NDArray[np.uint16], published: npt.NDArray[np.uint16], source: str, where: str
+) -> None:
+    """Check that items have the Semantic IDs that they were published with.
+
+    Args:
+        ids: int64 [N].
+        given: uint16 [N, L].
+        published: uint16 [N, L].
+        source: named in the error.
+        where: who has the published ones, named in the error.
+
+    Raises:
+        InputError: naming the first item that differs, and both Semantic IDs.
+    """
+    differing = np.flatnonzero((given != published).any(axis=1))
+    if len(differing):
+        first = differing[0]
+        raise InputError(
+            f"item id {ids[first]} has Semantic ID {tuple(published[first].tolist())} of '{source}' in {where}, not "
+            f"{tuple(given[first].tolist())}: once published, it is never recomputed"
+        )

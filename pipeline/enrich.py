@@ -8,7 +8,8 @@ import pyarrow as pa
 from features.dataset import Dataset, DatasetWriter, iter_row_groups, open_dataset
 from features.dense_ids import DenseIdMap
 from features.enrich import Enriched, enrich, enriched_schema
-from features.entity_store import EntityStore
+from features.store.snapshot import Snapshot
+from features.store.versions import open_snapshot
 from pipeline.config import RunConfig
 from pipeline.progress import say
 
@@ -16,9 +17,9 @@ from pipeline.progress import say
 def run(config: RunConfig) -> None:
     """Look up the codes of every target and history item in one version of the store."""
     impressions = open_dataset(config.path("impressions"))
-    store = EntityStore.open(config.path("store"))
-    schema = enriched_schema(impressions.schema, store.contract.levels)
-    metadata = impressions.metadata | {"sid_contract": store.contract.to_json()}
+    store = open_snapshot(config.path("store"))
+    schema = enriched_schema(impressions.schema, store.contract().levels)
+    metadata = impressions.metadata | {"sid_contract": store.contract().to_json()}
     lookups = misses = 0
     with DatasetWriter(config.path("enriched"), schema, metadata) as writer:
         for part in _enriched(impressions, store):
@@ -28,7 +29,7 @@ def run(config: RunConfig) -> None:
     say(f"enriched {impressions.rows:,} rows, {lookups:,} ids looked up, {misses / max(lookups, 1):.2%} without a Semantic ID")
 
 
-def _enriched(impressions: Dataset, store: EntityStore) -> Iterator[Enriched]:
+def _enriched(impressions: Dataset, store: Snapshot) -> Iterator[Enriched]:
     for table in iter_row_groups(impressions):
         for batch in table.combine_chunks().to_batches():
             yield enrich(batch, store)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,25 +12,36 @@ from torch.utils.data import Dataset as TorchDataset
 from features.dataset import Dataset, open_dataset
 from features.dense_ids import DenseIdMap
 from features.enrich import enrich
-from features.entity_store import EntityStore
 from features.errors import InputError
 from features.kjt import Batch, BatchBuilder, input_columns
-from features.prefix_ngram import coprime_rows
+from features.parameterization import Ngrams, Parameterization
 from features.reader import BatchPlan, RowReader
 from features.representation import Representation
 from features.semantic_id import SidContract
+from features.sid_pieces import SidPieces
+from features.store.snapshot import Snapshot
+from features.store.versions import open_snapshot
+from models.config import RepresentationConfig
 from pipeline.config import RunConfig
+from pipeline.pieces import learn, vocabulary_folder
 from pipeline.progress import say
 
 
 class BatchSource:
-    """The run's input, opened on first use in each process; made anew from the configuration in a loader process."""
+    """The run's input, opened on first use in each process; made anew from the same arguments in a loader process."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, version: str | None = None) -> None:
+        """Name the input.
+
+        Args:
+            config: the run's configuration.
+            version: of the entity store, as `prepare` returned it: all ranks and loader processes read one version, whatever is published
+                meanwhile. The current one by default.
+        """
+        self.config, self.version = config, version
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BatchSource, (self.config,)
+        return BatchSource, (self.config, self.version)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -37,9 +49,9 @@ class BatchSource:
         return open_dataset(self.config.path(self.config.train.input))
 
     @cached_property
-    def store(self) -> EntityStore:
-        """The entity store's current snapshot."""
-        return EntityStore.open(self.config.path(self.config.train.store))
+    def store(self) -> Snapshot:
+        """The entity store's snapshot."""
+        return open_snapshot(self.config.path(self.config.train.store), self.version)
 
     @cached_property
     def contract(self) -> SidContract | None:
@@ -52,9 +64,9 @@ class BatchSource:
             return None
         if self.config.train.input == "enriched":
             where = str(self.dataset.path)
-            enriched = SidContract.from_json(self.dataset.metadata["sid_contract"], where)
-            enriched.require_same(self.store.contract, where, str(self.config.path(self.config.train.store)))
-        return self.store.contract
+            enriched = SidContract.from_json(self.dataset.metadata.get("sid_contract", {}), where)
+            enriched.require_same(self.store.contract(), where, str(self.config.path(self.config.train.store)))
+        return self.store.contract()
 
     @property
     def looks_up_codes(self) -> bool:
@@ -110,31 +122,73 @@ class BatchSource:
         )
         return iter(loader)
 
+    def prepare(self) -> str | None:
+        """Learn the vocabularies of scheme spm that are not there yet; called on one rank, before any opens `builder`.
+
+        Returns:
+            The version of the entity store that all ranks are to read; None where no representation uses Semantic IDs.
+        """
+        for name, chosen in self.config.model.representations.items():
+            if chosen.kind == "semantic_id" and chosen.chosen_scheme == "spm":
+                assert self.contract is not None
+                try:
+                    learn(self._vocabulary(name), self.contract, self.dataset, self._codes_from, **self._learned_from(name))
+                except InputError as error:
+                    raise InputError(f"model.representations.{name}: {error}") from error
+        return self.store.path.name if self.contract is not None else None
+
+    @property
+    def pieces(self) -> dict[str, str]:
+        """Table name to the hash of its vocabulary, of scheme spm."""
+        tables = ((r.name, r.parameterization) for r in self.builder.representations)
+        return {name: vocabulary.sha256 for name, vocabulary in tables if isinstance(vocabulary, SidPieces)}
+
+    @property
+    def _codes_from(self) -> Snapshot | None:
+        return self.store if self.looks_up_codes else None
+
+    def _learned_from(self, name: str) -> dict[str, int]:
+        """The stream is judged on its second half and the frozen model after training: a vocabulary knows of neither."""
+        budget = self.config.model.rows_of(name)
+        assert budget is not None
+        return {"stop": int(self.dataset.rows * min(0.5, self.config.train.train_fraction)), "rows": budget}
+
+    def _vocabulary(self, name: str) -> Path:
+        return vocabulary_folder(self.config.path("pieces"), self.dataset, self._codes_from, **self._learned_from(name))
+
     def _needs(self, kind: str) -> bool:
         return any(r.kind == kind for r in self.config.model.representations.values())
 
     def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
         for name, chosen in self.config.model.representations.items():
-            rows, size = self.config.model.rows_of(name), 0
+            rows, parameterization = self.config.model.rows_of(name), None
             if rows is None:
                 assert dense_ids is not None
                 rows = len(dense_ids.ids)
             if chosen.kind == "semantic_id":
                 assert contract is not None
-                if chosen.depth > contract.levels:
-                    raise InputError(f"model.representations.{name}.depth is {chosen.depth} but the store has {contract.levels} levels")
-                size = contract.codebook_size
-                if chosen.mapping == "modulo":
-                    rows = _coprime(name, rows, size)
-            yield Representation(name, chosen.kind, rows, chosen.target, chosen.history, chosen.depth, chosen.mapping, size)
+                parameterization = self._parameterization(name, chosen, contract)
+                rows = _table_rows(name, rows, parameterization)
+            yield Representation(name, chosen.kind, rows, chosen.target, chosen.history, parameterization)
+
+    def _parameterization(self, name: str, chosen: RepresentationConfig, contract: SidContract) -> Parameterization:
+        scheme = chosen.chosen_scheme
+        try:
+            if scheme == "prefix_ngram":
+                return Ngrams(scheme, contract.levels, contract.codebook_size, chosen.chosen_depth, chosen.chosen_mapping)
+            if scheme == "spm":
+                return SidPieces.load(self._vocabulary(name), contract)
+            return Ngrams(scheme, contract.levels, contract.codebook_size)
+        except InputError as error:
+            raise InputError(f"model.representations.{name}: {error}") from error
 
 
-def _coprime(name: str, rows: int, codebook_size: int) -> int:
-    """Rows that keep the coarse codes under the modulo; said once, by the training process of rank 0."""
-    rounded = coprime_rows(rows, codebook_size)
-    if rounded != rows and get_worker_info() is None:
-        say(f"table {name}: {rows} rows share a factor with K = {codebook_size}, the modulo would lose coarse codes: {rounded} rows taken")
-    return rounded
+def _table_rows(name: str, budget: int, parameterization: Parameterization) -> int:
+    """Rows of the table, said once where they exceed the budget, by the training process of rank 0."""
+    rows = parameterization.table_rows(budget)
+    if rows > budget and get_worker_info() is None:
+        say(f"table {name}: a modulo of {budget} rows, which share a factor with K, would lose coarse codes: {rows} rows taken")
+    return rows
 
 
 class _Steps(TorchDataset[Batch]):

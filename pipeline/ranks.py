@@ -5,10 +5,12 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=10)  # a rank that waits longer than this has lost the others
 
 
@@ -26,17 +28,19 @@ def start_process_group() -> torch.device:
     return device
 
 
-def on_rank_zero(action: Callable[[], object]) -> None:
-    """Run on rank 0 while the others wait; its error is raised on every rank, so that none hangs."""
-    problem: list[Exception | None] = [None]
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Run on rank 0 while the others wait; its result is returned, or its error raised, on every rank, so that none hangs."""
+    outcome: list[Any] = [None, None]  # the error, the result
     if dist.get_rank() == 0:
         try:
-            action()
+            outcome[1] = action()
         except Exception as error:  # whatever it is, it is raised again below, on every rank
-            problem[0] = error
-    dist.broadcast_object_list(problem)
-    if problem[0] is not None:
-        raise problem[0]
+            outcome[0] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[0] is not None:
+        raise outcome[0]
+    result: T = outcome[1]
+    return result
 
 
 def _quiet_libraries() -> None:

@@ -68,30 +68,37 @@ def render(config: RunConfig, results: dict[str, Any], codebook: dict[str, Any],
         items: the canonical items.
         counts: of `item_counts`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"signed": signed, "number": number, "clear": _is_clear, "foldable": foldable}
     drawn = {part: plots.gain_plot(results, part) for part in ("frozen", "progressive")} | {
         "curve": plots.curve_plot(results),
         "codebook": plots.codebook_plot(codebook["quality"], codebook["contract"]["codebook_size"]),
         "skew": plots.skew_plot(counts),
     }
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        titles=TITLES,
-        nothing=NOTHING,
-        answers=[_answers(config, results, name) for name in subjects(config)],
-        floor=_floor(results),
-        variants=[(name, describe(config, name)) for name in results["table_rows"]],
-        facts=_facts(results["data"]),
-        contract=codebook["contract"],
-        quality=codebook["quality"],
-        items={"all": items.rows, "impressed": len(counts), **_concentration(counts)},
-        plots={name: Markup(svg) for name, svg in drawn.items()},  # made by us, every name in it escaped
-        bootstrap=config.evaluate.bootstrap,
-        recipe=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            titles=TITLES,
+            nothing=NOTHING,
+            answers=[_answers(config, results, name) for name in subjects(config)],
+            floor=_floor(results),
+            variants=[(name, describe(config, name)) for name in results["table_rows"]],
+            facts=_facts(results["data"]),
+            contract=codebook["contract"],
+            quality=codebook["quality"],
+            items={"all": items.rows, "impressed": len(counts), **_concentration(counts)},
+            plots={name: Markup(svg) for name, svg in drawn.items()},  # made by us, every name in it escaped
+            bootstrap=config.evaluate.bootstrap,
+            recipe=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
+        )
     )
+
+
+def environment() -> Environment:
+    """What fills the templates in: text is escaped, a name that is not given is an error."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"signed": signed, "number": number, "clear": _is_clear, "foldable": foldable}
+    return made
 
 
 def item_counts(impressions: Dataset) -> NDArray[np.int64]:
@@ -127,7 +134,7 @@ def _representation(chosen: RepresentationConfig, rows: int | None) -> str:
     words = {
         "individual": "a row per item, so as many rows as items; items not met before share one trained row",
         "random_hash": "item ids hashed at random",
-        "semantic_id": f"Semantic ID prefixes 1 to {chosen.depth}, {'exact coarse rows' if chosen.mapping == 'exact_coarse' else 'modulo'}",
+        "semantic_id": f"Semantic ID {chosen.in_words}",
     }[chosen.kind]
     size = f", {rows:,} rows" if rows else ""
     use = "" if chosen.target and chosen.history else " (target only)" if chosen.target else " (history only)"

@@ -12,7 +12,8 @@ from pipeline.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 ALL_CODE = ("features/**/*.py", "models/**/*.py", "pipeline/**/*.py", "pipeline/templates/*")
-TRAINING_CODE = ("features/*.py", "models/*.py", "pipeline/loader.py", "pipeline/trainer.py")  # what a trained weight depends on
+# What a trained weight depends on.
+TRAINING_CODE = ("features/*.py", "features/store/*.py", "models/*.py", "pipeline/loader.py", "pipeline/trainer.py")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Stage:
         reads: outputs of earlier stages, below the run's workdir.
         writes: its own outputs, below the run's workdir; the first one holds the stamp.
         settings: sections of the configuration that it depends on.
-        distributed: runs on all ranks.
+        distributed: runs on one rank or several, under torchrun.
     """
 
     name: str
@@ -42,7 +43,7 @@ STAGES = {
         Stage("ingest", "raw files as published to canonical Parquet", (), ("impressions", "items"), ("ingest",)),
         Stage("simulate", "the simulated world as canonical Parquet", (), ("impressions", "items"), ("ingest", "simulate")),
         Stage("embed", "item text or given vectors to content embeddings", ("items",), ("content",), ("embed",)),
-        Stage("quantize", "train an RQ-VAE on content embeddings", ("content",), ("codebook",), ("quantize",)),
+        Stage("quantize", "train a quantizer on content embeddings", ("content",), ("codebook",), ("quantize",), True),
         Stage(
             "assign", "Semantic IDs of all items into the entity store", ("content", "codebook"), ("store", "store_shuffled"), ("assign",)
         ),
@@ -111,11 +112,15 @@ def _stamp(stage: Stage, config: RunConfig) -> str:
 
 
 def _identity(path: Path) -> str:
-    """An input's identity: its manifest's hash where it has one, else the stamp of the stage that wrote it."""
-    return _hash_files([file for file in (path / MANIFEST, path / "stage.json") if file.is_file()])
+    """An input's identity: the hash of its manifest, or of an entity store's pointer, and of the stamp of the stage that wrote it."""
+    return _hash_files([file for file in (path / MANIFEST, path / "CURRENT", path / "stage.json") if file.is_file()])
 
 
 def _raw_identity(stage: Stage, config: RunConfig) -> dict[str, str]:
+    """What a stage reads that no stage of this run has written."""
+    old = config.quantize.refresh_from
+    if stage.name == "quantize" and old is not None:
+        return {"refresh_from": _hash_files([file for file in (old / "codebook.json",) if file.is_file()])}
     raw = config.ingest.raw
     if stage.name != "ingest" or raw is None:
         return {}

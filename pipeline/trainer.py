@@ -54,7 +54,7 @@ class Trainer:
         if batch % world:
             raise InputError(f"train.global_batch {batch} is not a multiple of the {world} ranks that run")
         self.config, self.device, self._quiet = config, device, quiet
-        self.source = BatchSource(config)
+        self.source = BatchSource(config, on_rank_zero(BatchSource(config).prepare))
         self._plan_id, self._identity = self._plan(0, self.rows).fingerprint(self.source.dataset), self._identify()
         self.run_id = hashlib.sha256(json.dumps([self._plan_id, self._identity]).encode()).hexdigest()[:12]
         self.folder = root / self.run_id
@@ -177,6 +177,7 @@ class Trainer:
         return {
             "sid_contract": contract.to_json() if contract else None,
             "store": self.source.store.fingerprint if self.source.looks_up_codes else None,
+            "pieces": self.source.pieces,
             "model": model,
             "learning": learning,
             "code": code_fingerprint(TRAINING_CODE),

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from features.dataset import DatasetWriter, open_dataset
-from features.entity_store import EntityStore
 from features.schema import IMPRESSIONS, ORACLE, TIMESTAMP
 from features.semantic_id import SidContract
+from features.store.publish import publish
 from pipeline import enrich
 from pipeline import recipe as recipes
 
@@ -47,8 +47,9 @@ def write_toy_log(workdir: Path, rows: int = 3000, items: int = 300, history: in
     with DatasetWriter(workdir / "impressions", SCHEMA, {"source": "toy", "negatives": None}, rows_per_group=rows_per_group) as writer:
         writer.write(pa.table(columns, schema=SCHEMA))
     known = np.arange(items) >= items // 10
-    EntityStore.publish(workdir / "store", item_ids[known], codes[known], CONTRACT)
-    EntityStore.publish(workdir / "store_shuffled", item_ids[known], codes[known][generator.permutation(known.sum())], CONTRACT)
+    publish(workdir / "store", [(item_ids[known], {"text": codes[known]})], [CONTRACT])
+    shuffled = codes[known][generator.permutation(known.sum())]
+    publish(workdir / "store_shuffled", [(item_ids[known], {"text": shuffled})], [CONTRACT])
 
 
 def write_enriched_toy_log(workdir: Path, rows: int) -> None:

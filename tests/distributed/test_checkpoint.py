@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from features.entity_store import EntityStore
 from features.errors import InputError
+from features.store.publish import publish
+from features.store.versions import open_snapshot
 from pipeline import checkpoint
 from pipeline import recipe as recipes
 from pipeline.ranks import on_rank_zero, start_process_group
@@ -118,8 +119,8 @@ def test_a_store_of_other_codes_starts_a_run_of_its_own_where_codes_are_looked_u
 ) -> None:
     live = {"train.input": "impressions", "train.store": "store_shuffled"}
     before, again = (trainer(workdir, tmp_path, device, **live).run_id for _ in range(2))
-    store = EntityStore.open(workdir / "store_shuffled")
-    EntityStore.publish(workdir / "store_shuffled", store.ids, store.codes[::-1], store.contract)
+    store = open_snapshot(workdir / "store_shuffled")
+    publish(workdir / "store_shuffled", [(store.ids, {"text": store.codes["text"][::-1]})], [store.contract()])
     assert before == again
     assert trainer(workdir, tmp_path, device, **live).run_id != before
 

@@ -16,12 +16,12 @@ from torch.nn import functional
 import pipeline
 from features.dataset import DatasetWriter
 from features.enrich import enrich
-from features.entity_store import EntityStore
 from features.kjt import Batch, BatchSchema
-from features.prefix_ngram import coprime_rows, prefix_ngram_keys, share_rows
+from features.prefix_ngram import coprime_rows, level_rows, prefix_ngram_keys
 from features.reader import BatchPlan
 from features.schema import IMPRESSIONS
 from features.semantic_id import SidContract
+from features.store.publish import publish
 from models.config import RankerConfig
 from models.history import Bypass
 from models.ranker import Ranker
@@ -93,7 +93,7 @@ def test_every_number_is_what_the_code_computes(tmp_path: Path) -> None:
 
 def write_inputs(workdir: Path) -> None:
     contract = SidContract(levels=3, codebook_size=4, codebook_hash="example", source="text", generation=1)
-    EntityStore.publish(workdir / "store", np.array(list(STORE)), np.array(list(STORE.values())), contract)
+    publish(workdir / "store", [(np.array(list(STORE)), {"text": np.array(list(STORE.values()))})], [contract])
     with DatasetWriter(workdir / "impressions", IMPRESSIONS, {"source": "example"}) as writer:
         writer.write(impressions())
 
@@ -115,7 +115,7 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
         "history_codes": rows["history_codes"].to_pylist(),
         "lookups": looked_up.lookups,
         "misses": looked_up.misses,
-        "share_rows": share_rows(depth=3, codebook_size=4, rows=14),
+        "level_rows": level_rows(depth=3, codebook_size=4, rows=14),
         "keys_of_101": keys[:3],
         "keys_of_102": keys[3:6],
         "keys_of_999": keys[6:9],

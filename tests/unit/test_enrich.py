@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from features.dataset import DatasetWriter, open_dataset, read_table
 from features.dense_ids import DenseIdMap
 from features.enrich import enrich
-from features.entity_store import EntityStore
 from features.errors import InputError
+from features.store.publish import publish
+from features.store.versions import open_snapshot
 from pipeline import enrich as stage
 from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
@@ -27,8 +28,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_row_is_kept_with_the_codes_of_a_dictionary(workdir: Path) -> None:
-    store = EntityStore.open(workdir / "store")
-    codes = {int(item): row.tolist() for item, row in zip(store.ids, store.codes, strict=True)}
+    store = open_snapshot(workdir / "store")
+    codes = {int(item): row.tolist() for item, row in zip(store.ids, store.codes["text"], strict=True)}
     rows = read_table(open_dataset(workdir / "enriched")).to_pylist()
     assert len(rows) == 900
     assert any(not row["history_item_ids"] for row in rows)
@@ -40,7 +41,7 @@ def test_every_row_is_kept_with_the_codes_of_a_dictionary(workdir: Path) -> None
 
 @given(st.integers(0, 900), st.integers(0, 300))
 def test_a_slice_enriches_as_the_whole_does(workdir: Path, start: int, length: int) -> None:
-    store = EntityStore.open(workdir / "store")
+    store = open_snapshot(workdir / "store")
     batch = read_table(open_dataset(workdir / "impressions")).combine_chunks().to_batches()[0].slice(start, length)
     part = enrich(batch, store)
     expected = read_table(open_dataset(workdir / "enriched")).slice(start, length).combine_chunks()
@@ -55,7 +56,7 @@ def test_files_of_another_codebook_are_refused_by_name(workdir: Path, tmp_path: 
     config = recipes.load("simulated", toy_recipe(tmp_path))
     stage.run(config)
     other = CONTRACT.__class__(**{**CONTRACT.to_json(), "codebook_hash": "another"})
-    EntityStore.publish(tmp_path / "store", np.array([1]), np.zeros((1, 3), np.uint16), other)
+    publish(tmp_path / "store", [(np.array([1]), {"text": np.zeros((1, 3), np.uint16)})], [other])
     with pytest.raises(InputError, match=r"codebook_hash is 'toy' in .*enriched but 'another' in .*store"):
         _ = BatchSource(config).contract
 

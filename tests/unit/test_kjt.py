@@ -1,5 +1,6 @@
 """Batches against a plain row-by-row construction: bags, keys, padding, ages, id dropout, and the reader's route to the same batch."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from hypothesis import strategies as st
 
 from features.dataset import open_dataset, read_table
 from features.dense_ids import DenseIdMap
-from features.entity_store import EntityStore
+from features.errors import InputError
 from features.prefix_ngram import exact_coarse_keys
 from features.reader import BatchPlan
+from features.store.publish import publish
+from features.store.snapshot import Snapshot
+from features.store.versions import open_snapshot
 from pipeline import recipe as recipes
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
-from tests.toy_log import rows_of, toy_recipe, write_enriched_toy_log
+from tests.toy_log import CONTRACT, rows_of, toy_recipe, write_enriched_toy_log, write_toy_log
 
 T = 4
 BOTH = "{sid: {kind: semantic_id, rows: 97, depth: 3}, own: {kind: individual}, hash: {kind: random_hash, rows: 50, history: false}}"
@@ -37,7 +41,7 @@ def test_bags_hold_each_positions_keys(workdir: Path) -> None:
     source = BatchSource(load(workdir, **{"model.representations": BOTH, "train.id_dropout": 0.0}))
     rows = read_table(open_dataset(workdir / "impressions")).slice(600, 100).to_pylist()
     batch = source.builder.build(source.rows(600, 700), first_row=600, size=128, step_rows=(512, 700), training=True, known_before=512)
-    store, dense_ids = EntityStore.open(workdir / "store"), DenseIdMap.load(workdir / "dense_ids")
+    store, dense_ids = open_snapshot(workdir / "store"), DenseIdMap.load(workdir / "dense_ids")
     jagged = batch.items.to_dict()
     for name, rows_in_table in {"sid": 97, "own": len(dense_ids.ids), "hash": 50}.items():
         bags = [bag.tolist() for bag in jagged[name].to_dense()]
@@ -57,7 +61,7 @@ def test_bags_hold_each_positions_keys(workdir: Path) -> None:
     assert batch.rows_in_step.item() == 188
 
 
-def keys_of(name: str, item: int, store: EntityStore, dense_ids: DenseIdMap, rows: int) -> list[int]:
+def keys_of(name: str, item: int, store: Snapshot, dense_ids: DenseIdMap, rows: int) -> list[int]:
     """The rule in its plainest form, for one item."""
     if name == "own":
         position = np.flatnonzero(dense_ids.ids == item)
@@ -135,7 +139,41 @@ def test_modulo_tables_get_rows_that_share_no_factor_with_the_codebook(workdir: 
     tables = "{sid: {kind: semantic_id, rows: 96, depth: 3, mapping: modulo}}"
     source = BatchSource(load(workdir, **{"model.representations": tables}))
     assert source.builder.schema.item_tables == {"sid": 98}  # 97, and the unknown row
-    assert "table sid: 96 rows share a factor with K = 16" in capsys.readouterr().out
+    assert "table sid: a modulo of 96 rows, which share a factor with K, would lose coarse codes: 97 rows taken" in capsys.readouterr().out
+
+
+def test_a_table_is_no_larger_than_its_scheme_has_keys(workdir: Path) -> None:
+    tables = "{levels: {kind: semantic_id, scheme: unigram, rows: 1000}, pairs: {kind: semantic_id, scheme: bigram, rows: 1000}}"
+    source = BatchSource(load(workdir, **{"model.representations": tables}))
+    assert source.builder.schema.item_tables == {"levels": 3 * 16 + 1, "pairs": 16**2 + 16 + 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("{kind: semantic_id, scheme: fourgram}", "model.representations.sid: scheme fourgram needs 4 levels, the codes have 3"),
+        ("{kind: semantic_id, depth: 4}", r"model.representations.sid: scheme prefix_ngram: depth 4 is not in 1\.\.3"),
+        ("{kind: semantic_id, scheme: spm, rows: 47}", "model.representations.sid: scheme spm: 47 rows are too few .* 48 in all"),
+    ],
+)
+def test_a_scheme_that_does_not_fit_the_codes_is_refused_by_name(workdir: Path, table: str, told: str) -> None:
+    source = BatchSource(load(workdir, **{"model.representations": f"{{sid: {table}}}"}))
+    with pytest.raises(InputError, match=told):
+        source.prepare()
+        _ = source.builder
+
+
+def test_ranks_and_loader_processes_read_the_version_that_rank_0_found(tmp_path: Path) -> None:
+    write_toy_log(tmp_path, rows=100)
+    config = load(tmp_path, **{"train.input": "impressions"})
+    found = BatchSource(config).prepare()
+    before = BatchSource(config, found).rows(0, 100)
+    ids = open_snapshot(tmp_path / "store").ids
+    changed = np.zeros((len(ids), CONTRACT.levels), np.uint16)
+    publish(tmp_path / "store", [(ids, {"text": changed})], [CONTRACT])
+    loader = pickle.loads(pickle.dumps(BatchSource(config, found)))
+    assert loader.rows(0, 100).equals(before)
+    assert not BatchSource(config).rows(0, 100).equals(before)
 
 
 def test_hashed_tables_share_the_rows_equally(workdir: Path) -> None:

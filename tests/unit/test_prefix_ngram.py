@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import prefix_ngram
+from features import horner
 from features.errors import InputError
-from features.prefix_ngram import coprime_rows, exact_coarse_keys, prefix_ngram_keys, share_rows
+from features.prefix_ngram import coprime_rows, equal_shares, exact_coarse_keys, level_rows, nested_keys, prefix_ngram_keys
 
 
 @st.composite
 def coded_items(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
     """Codes uint16 [N, L], K and a depth."""
     levels = draw(st.integers(1, 8))
-    size = draw(st.integers(1, 2048))
+    size = draw(st.integers(1, 2048) | st.integers(1, 65535))
     codes = draw(st.lists(st.lists(st.integers(0, size - 1) | st.just(size - 1), min_size=levels, max_size=levels), min_size=1, max_size=6))
     return np.array(codes, np.uint16), size, draw(st.integers(1, levels))
 
@@ -26,7 +26,7 @@ def table_1(codes: list[int], size: int) -> int:
     return sum(size ** (len(codes) - t) * (code + 1) for t, code in enumerate(codes, start=1)) - 1
 
 
-@given(coded_items(), st.integers(1, 2**31) | st.integers(1, 2**51))
+@given(coded_items(), st.integers(1, 2**31) | st.integers(1, 2**46))
 def test_keys_agree_with_big_integers(items: tuple[np.ndarray, int, int], rows: int) -> None:
     codes, size, depth = items
     keys = prefix_ngram_keys(codes, depth=depth, codebook_size=size, rows=rows)
@@ -56,35 +56,49 @@ def test_prefix_ranges_are_disjoint_and_contiguous(size: int, depth: int) -> Non
 
 
 def test_blocks_join_without_a_seam() -> None:
-    codes = np.random.default_rng(0).integers(0, 64, (prefix_ngram.BLOCK * 2 + 3, 3)).astype(np.uint16)
+    codes = np.random.default_rng(0).integers(0, 64, (horner.BLOCK * 2 + 3, 3)).astype(np.uint16)
     whole = prefix_ngram_keys(codes, depth=3, codebook_size=64, rows=1009)
-    seam = slice(prefix_ngram.BLOCK - 2, prefix_ngram.BLOCK + 2)
+    seam = slice(horner.BLOCK - 2, horner.BLOCK + 2)
     assert np.array_equal(whole[seam], prefix_ngram_keys(codes[seam], depth=3, codebook_size=64, rows=1009))
     assert np.array_equal(whole[-3:], prefix_ngram_keys(codes[-3:], depth=3, codebook_size=64, rows=1009))
 
 
-@given(coded_items(), st.integers(0, 2**31))
+@given(coded_items(), st.integers(0, 2**31) | st.integers(0, 2**46))
 def test_exact_coarse_agrees_with_big_integers_and_keeps_levels_apart(items: tuple[np.ndarray, int, int], spare: int) -> None:
     codes, size, depth = items
     rows = size + depth - 1 + spare
     keys = exact_coarse_keys(codes, depth=depth, codebook_size=size, rows=rows)
-    share = share_rows(depth=depth, codebook_size=size, rows=rows)
+    sizes = level_rows(depth=depth, codebook_size=size, rows=rows)
     assert np.array_equal(keys[:, 0], codes[:, 0])
-    for level in range(1, depth):
-        start = size + (level - 1) * share
+    for level, share in enumerate(sizes):
         numbers = [sum(size ** (level - t) * code for t, code in enumerate(row[: level + 1])) for row in codes.tolist()]
-        assert keys[:, level].tolist() == [start + number % share for number in numbers]
+        assert keys[:, level].tolist() == [sum(sizes[:level]) + number % share for number in numbers]
     assert keys.min() >= 0
     assert keys.max() < rows
 
 
-@given(st.integers(2, 8), st.integers(1, 2048), st.integers(0, 2**31))
-def test_share_is_the_largest_coprime_one(depth: int, size: int, spare: int) -> None:
-    share = share_rows(depth=depth, codebook_size=size, rows=size + depth - 1 + spare)
-    most = (depth - 1 + spare) // (depth - 1)
-    assert 1 <= share <= most
-    assert math.gcd(share, size) == 1
-    assert all(math.gcd(larger, size) > 1 for larger in range(share + 1, most + 1))
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 2048), st.integers(0, 2**40))
+def test_ranges_get_all_their_keys_or_equal_coprime_shares(exponents: list[int], size: int, spare: int) -> None:
+    sizes, rows = [size**exponent for exponent in exponents], len(exponents) + spare
+    low, high = 1, rows  # the oracle: the highest level up to which all ranges can be filled, found by bisection
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(min(each, middle) for each in sizes) <= rows else (low, middle - 1)
+    for each, share in zip(sizes, equal_shares(sizes, rows, size), strict=True):
+        if each <= low:
+            assert share == each
+        elif each == size:
+            assert share == low
+        else:
+            assert 1 <= share <= low
+            assert math.gcd(share, size) == 1
+            assert all(math.gcd(larger, size) > 1 for larger in range(share + 1, low + 1))
+
+
+def test_coarse_levels_get_their_own_rows_as_far_as_the_table_allows() -> None:
+    assert level_rows(depth=3, codebook_size=4, rows=14) == [4, 5, 5]
+    assert level_rows(depth=3, codebook_size=4, rows=60) == [4, 16, 39]
+    assert level_rows(depth=3, codebook_size=4, rows=1000) == [4, 16, 64]
 
 
 def test_exact_coarse_is_free_of_collisions_where_a_level_fits() -> None:
@@ -94,10 +108,46 @@ def test_exact_coarse_is_free_of_collisions_where_a_level_fits() -> None:
         assert len(np.unique(keys[:, level])) == 4 ** (level + 1)
 
 
+@given(coded_items(), st.integers(0, 2**31) | st.integers(0, 2**44))
+def test_nested_agrees_with_big_integers(items: tuple[np.ndarray, int, int], spare: int) -> None:
+    codes, size, depth = items
+    rows = size * depth + spare
+    sizes = level_rows(depth=depth, codebook_size=size, rows=rows)
+    exact = [share for level, share in enumerate(sizes) if share == size ** (level + 1)]
+    share = (rows - sum(exact)) // max(depth - len(exact), 1) // size
+    part = next((part for part in range(share, 1, -1) if math.gcd(part, size) == 1), 1)
+    expected = []
+    for row in codes.tolist():
+        keys = []
+        for level in range(depth):
+            rest = sum(code * size ** (level - index) for index, code in enumerate(row[: level + 1]) if index)
+            if level < len(exact):
+                keys.append(sum(exact[:level]) + row[0] * size**level + rest)
+            else:
+                keys.append(sum(exact) + (level - len(exact)) * size * part + row[0] * part + rest % part)
+        expected.append(keys)
+    assert nested_keys(codes, depth=depth, codebook_size=size, rows=rows).tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [3 * 5, 5 + 25 + 5, 5 + 25 + 61, 5 + 25 + 125])
+def test_what_collides_in_a_nested_row_shares_its_first_code(rows: int) -> None:
+    codes = np.array(list(np.ndindex(5, 5, 5)), np.uint16)
+    keys = nested_keys(codes, depth=3, codebook_size=5, rows=rows)
+    assert keys.max() < rows
+    owners: dict[int, set[tuple[int, int]]] = {}
+    for level in range(3):
+        for key, first in zip(keys[:, level].tolist(), codes[:, 0].tolist(), strict=True):
+            owners.setdefault(key, set()).add((level, first))
+    assert all(len(owner) == 1 for owner in owners.values())
+    # The other mapping of ours gives no such promise, or this test would show nothing.
+    other = exact_coarse_keys(codes, depth=3, codebook_size=5, rows=5 + 25 + 61)[:, 2]
+    assert any(len(set(codes[other == key, 0].tolist())) > 1 for key in np.unique(other))
+
+
 def test_equal_prefixes_have_equal_keys() -> None:
     first, second = np.array([[7, 3, 1], [7, 3, 9]], np.uint16)
-    for make in (prefix_ngram_keys, exact_coarse_keys):
-        keys = make(np.stack([first, second]), depth=3, codebook_size=16, rows=97)
+    for make in (prefix_ngram_keys, exact_coarse_keys, nested_keys):
+        keys = make(np.stack([first, second]), depth=3, codebook_size=16, rows=561)
         assert np.array_equal(keys[0, :2], keys[1, :2])
         assert keys[0, 2] != keys[1, 2]
 
@@ -122,7 +172,7 @@ def test_coprime_rows_is_the_next_one(rows: int, size: int) -> None:
 
 def test_unknown_codes_raise_nothing_and_leave_other_items_alone() -> None:
     codes = np.array([[1, 2, 3], [65535] * 3, [4, 5, 6]], np.uint16)
-    for make in (prefix_ngram_keys, exact_coarse_keys):
+    for make in (prefix_ngram_keys, exact_coarse_keys, nested_keys):
         keys = make(codes, depth=3, codebook_size=16, rows=997)
         assert np.array_equal(keys[[0, 2]], make(codes[[0, 2]], depth=3, codebook_size=16, rows=997))
 
@@ -135,5 +185,7 @@ def test_refusals_name_the_numbers() -> None:
         exact_coarse_keys(codes, depth=3, codebook_size=256, rows=257)
     with pytest.raises(InputError, match="outside what int64"):
         prefix_ngram_keys(codes, depth=3, codebook_size=2048, rows=1 << 53)
+    with pytest.raises(InputError, match="2 rows are too few for 3 ranges"):
+        equal_shares([8, 8, 8], 2, 8)
     with pytest.raises(InputError, match="codes must be integers"):
         prefix_ngram_keys(codes.astype(np.float32), depth=3, codebook_size=8, rows=100)

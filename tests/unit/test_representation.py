@@ -1,13 +1,18 @@
 """Representations: rows in range, the same for the same item, unknown items on their reserved row; hashing spreads evenly."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
-from features.prefix_ngram import prefix_ngram_keys
-from features.representation import ItemColumns, Mapping, Representation, hashed_rows, mix64
+from features.ids import mix64
+from features.parameterization import Mapping, Ngrams, Scheme
+from features.representation import ItemColumns, Representation, hashed_rows
+from models.config import RepresentationConfig
 
 IDS = hnp.arrays(np.int64, st.integers(1, 50))
 
@@ -33,23 +38,46 @@ def test_hashing_spreads_consecutive_ids_evenly() -> None:
     assert chi_square < 149  # 99.9% quantile of 99 degrees of freedom
 
 
-@pytest.mark.parametrize("mapping", ["exact_coarse", "modulo"])
-def test_unknown_items_share_the_reserved_row_and_disturb_no_other(mapping: Mapping) -> None:
+@pytest.mark.parametrize(("scheme", "mapping"), [("prefix_ngram", "exact_coarse"), ("prefix_ngram", "nested"), ("all_bigrams", "modulo")])
+def test_unknown_items_share_the_reserved_row_and_disturb_no_other(scheme: Scheme, mapping: Mapping) -> None:
     codes = np.random.default_rng(0).integers(0, 16, (20, 3)).astype(np.uint16)
     with_unknown = codes.copy()
     with_unknown[[3, 11]] = 65535
-    sid = Representation("sid", "semantic_id", rows=97, depth=3, mapping=mapping, codebook_size=16)
+    ngrams = Ngrams(scheme, 3, 16, 3 if scheme == "prefix_ngram" else 0, mapping)
+    sid = Representation("sid", "semantic_id", rows=97, parameterization=ngrams)
     clean, mixed = (sid.keys(ItemColumns(np.arange(20), part, None)) for part in (codes, with_unknown))
     assert (mixed[[3, 11]] == 97).all()
     others = np.setdiff1d(np.arange(20), [3, 11])
     assert np.array_equal(mixed[others], clean[others])
+    assert np.array_equal(clean, ngrams.keys(codes, 97))
     assert clean.min() >= 0
     assert clean.max() < 97
     assert sid.table_rows == 98
-    if mapping == "modulo":
-        assert np.array_equal(clean, prefix_ngram_keys(codes, depth=3, codebook_size=16, rows=97))
 
 
 def test_individual_ids_outside_the_map_are_unknown() -> None:
     own = Representation("own", "individual", rows=5)
     assert own.keys(ItemColumns(np.arange(3), None, np.array([4, -1, 0])))[:, 0].tolist() == [4, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"kind": "random_hash", "scheme": "unigram"}, "random_hash takes no 'scheme'"),
+        ({"kind": "individual", "depth": 3}, "individual takes no 'depth'"),
+        ({"kind": "semantic_id", "scheme": "trigram", "depth": 3}, "scheme trigram takes no 'depth'"),
+        ({"kind": "semantic_id", "scheme": "spm", "mapping": "modulo"}, "scheme spm takes no 'mapping'"),
+        ({"kind": "semantic_id", "scheme": "bigram", "mapping": "nested"}, "mapping nested is of prefix_ngram alone"),
+        ({"kind": "semantic_id", "scheme": "bigram", "mapping": "exact_coarse"}, "mapping exact_coarse is of prefix_ngram alone"),
+    ],
+)
+def test_what_a_scheme_would_ignore_is_refused(table: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RepresentationConfig.model_validate(table)
+
+
+def test_defaults_survive_a_round_trip_through_the_resolved_configuration() -> None:
+    for scheme in (None, *get_args(Scheme), "spm"):
+        table = RepresentationConfig.model_validate({"kind": "semantic_id", "scheme": scheme})
+        assert RepresentationConfig.model_validate(table.model_dump(mode="json")) == table
+        assert table.chosen_mapping == ("exact_coarse" if scheme in (None, "prefix_ngram") else "modulo")
