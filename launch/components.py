@@ -126,12 +126,22 @@ def embed(
     return _single("embed", list(overrides), recipe, image, python, cpu, memMB, env)
 
 
-@_documented(_ARGUMENTS)
+@_documented(_ARGUMENTS + _DISTRIBUTED_ARGUMENTS)
 def quantize(
-    *overrides: str, recipe: str, image: str = IMAGE, python: str = "python", cpu: int = 2, memMB: int = 4096, env: Env = None
+    *overrides: str,
+    recipe: str,
+    image: str = IMAGE,
+    python: str = "python",
+    cpu: int = 2,
+    memMB: int = 4096,
+    env: Env = None,
+    gpu: int = 0,
+    j: str = "1x1",
+    max_restarts: int = 0,
+    rdzv_port: int = 29500,
 ) -> specs.AppDef:
-    """Train an RQ-VAE on content embeddings."""
-    return _single("quantize", list(overrides), recipe, image, python, cpu, memMB, env)
+    """Train a quantizer on content embeddings, on all ranks; few items are faster on one."""
+    return _distributed("quantize", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, rdzv_port)
 
 
 @_documented(_ARGUMENTS)

@@ -16,6 +16,7 @@ from pipeline.config import settings_help
 from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
 
 USER_ERROR = 2
+RECIPE_HELP = "a name in pipeline/recipes or the path of a YAML file"
 
 
 def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
             return _call("pipeline.doctor", "run")
         if options.command == "demo":
             return _call("pipeline.demo", "run", options)
+        if options.command == "quantize" and _inspects(options):
+            return _call("pipeline.inspect_codebook", "run", options)
         return _run_stage(options)
     except InputError as error:
         line = f"semid {options.command}: {error}"
@@ -62,6 +65,16 @@ def _run_stage(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inspects(options: argparse.Namespace) -> bool:
+    """Whether `quantize` only inspects. Raises InputError for an option of the one use beside the other."""
+    inspects = options.inspect is not None
+    others = {"--set": options.set, "--force": options.force} if inspects else {"--content": options.content, "--out": options.out}
+    for name, value in others.items():
+        if value:
+            raise InputError(f"{name} does not go {'with' if inspects else 'without'} --inspect")
+    return inspects
+
+
 def _tell_launcher(message: str, code: int) -> None:
     """Leave the error where torchelastic and TorchX look for it, in their form; torchrun itself passes no exit code on."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -83,11 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES.values():
         example = f"example: semid {stage.name} simulated --set workdir=runs/try"
+        if stage.name == "quantize":
+            example += "\n         semid quantize --inspect runs/try/codebook"
         epilog = "\n".join([example, "", "keys that it depends on:", *settings_help(stage.settings)])
         sub = commands.add_parser(
             stage.name, help=stage.summary, description=stage.summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        sub.add_argument("recipe", help="a name in pipeline/recipes or the path of a YAML file")
+        _add_inspection(sub) if stage.name == "quantize" else sub.add_argument("recipe", help=RECIPE_HELP)
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.global_batch=2048")
         sub.add_argument("--force", action="store_true", help="run even if nothing has changed")
     summary = "the whole chain through TorchX, on the simulated world or a real log"
@@ -98,6 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     summary = "whether torch, fbgemm, torchrec and torchx fit together here, and how to mend what does not"
     commands.add_parser("doctor", help=summary, description=summary, epilog="example: semid doctor")
     return parser
+
+
+def _add_inspection(quantize: argparse.ArgumentParser) -> None:
+    """Stage quantize takes a recipe, or a finished codebook to report on."""
+    either = quantize.add_mutually_exclusive_group(required=True)
+    either.add_argument("recipe", nargs="?", help=RECIPE_HELP)
+    either.add_argument("--inspect", metavar="ARTIFACT", help="train nothing: write the quality report of a finished codebook")
+    quantize.add_argument(
+        "--content", metavar="DIR", help="with --inspect: content vectors to measure on, else those that the artifact names"
+    )
+    quantize.add_argument(
+        "--out", metavar="FILE", help="with --inspect: the HTML file, by default codebook_report.html beside the artifact"
+    )
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def _run_stages(config: RunConfig, recipe: str, overrides: list[str]) -> dict[st
 
 def _app(stage: Stage, config: RunConfig, recipe: str, overrides: list[str]) -> AppDef:
     component = getattr(components, stage.name)
-    ranks = {"j": f"1x{config.ranks}"} if stage.distributed else {}
+    ranks = {"j": f"1x{config.ranks}"} if "ranks" in stage.settings else {}  # the quantizer trains faster on one
     app: AppDef = component(*overrides, recipe=recipe, python=sys.executable, **ranks)
     return app
 

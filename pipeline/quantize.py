@@ -1,48 +1,118 @@
-"""The quantize stage: trains an RQ-VAE on the content embeddings and refuses a codebook that is not really used."""
+"""The quantize stage: trains a quantizer on the content embeddings and refuses a codebook that is not really used."""
 
+import hashlib
+import json
+import os
 import sys
 import time
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch.utils.tensorboard import SummaryWriter
 
-from features.content import read_content
+from features.dataset import Dataset, open_dataset
 from features.errors import InputError
-from models.codebook import CodebookQuality, measure, save
+from models.codebook import Codebook, CodebookQuality, ContentOrigin, measure, save
+from models.codebook_quality import Figures
 from models.config import QuantizerConfig
-from models.rqvae import RQVAE
-from models.rqvae_training import fit
+from models.quantizer import Quantizer
+from models.quantizer_training import EpochReport, fit
 from pipeline.config import RunConfig
+from pipeline.progress import say
+from pipeline.quantizer_state import TrainingStateFolder
+from pipeline.ranks import on_rank_zero, start_process_group
+from pipeline.refresh import keep_codes, predecessor, start_from
+from pipeline.stage import code_fingerprint
+from pipeline.vectors import ContentVectors
 
-PROGRESS_LINES = 6
+TRAINING_CODE = (
+    "features/dataset.py",
+    "features/reader.py",
+    "models/*.py",
+    "pipeline/vectors.py",
+    "pipeline/quantize*.py",
+    "pipeline/refresh.py",
+)
+WATCHING = {"min_usage", "max_code_share", "checkpoint_every"}  # settings that change nothing in the codebook
 
 
 def run(config: RunConfig) -> None:
-    """Read `content`, write `codebook`; progress and quality go to standard output.
+    """Read `content`, write `codebook`; progress and quality go to standard output and `quantize/tensorboard`.
+
+    Until the codebook is published, the training's state is in `quantize/state`, from which a run that was stopped goes on.
 
     Raises:
         InputError: if there is no content, too few items for the codebook, or a level uses a smaller share of its codes than `min_usage`.
     """
     started = time.perf_counter()
+    device = start_process_group()
     settings = config.quantize
-    content = read_content(config.path("content"))
-    x_ND = torch.tensor(content.vectors_ND)
-    # The steps are small: more threads gain little, and one makes the codebook independent of the number of cores.
-    torch.set_num_threads(1)
-    print(f"quantize: {len(x_ND):,} items, {settings.levels} levels of {settings.codebook_size} codes", flush=True)
-    every = -(-settings.epochs // PROGRESS_LINES)
-
-    def after_epoch(epoch: int, model: RQVAE) -> None:
-        if epoch % every == 0 and epoch < settings.epochs:
-            print(f"  epoch {epoch:>3}: {_describe(measure(model, x_ND))}", flush=True)
-
-    model = fit(x_ND, settings, after_epoch)
-    quality = measure(model, x_ND)
-    print(f"  epoch {settings.epochs:>3}: {_describe(quality)}", flush=True)
+    dataset = open_dataset(config.path("content"))
+    if "source" not in dataset.metadata:
+        raise InputError(f"{dataset.path}: this is no content data set (its manifest names no source)")
+    if device.type == "cpu":
+        # The steps are small: more threads gain little, and one makes the codebook independent of the number of cores.
+        torch.set_num_threads(1)
+    vectors = ContentVectors(dataset)
+    say(f"quantize: {settings.kind}, {vectors.rows:,} items, {settings.levels} levels of {settings.codebook_size} codes")
+    folder = config.path("quantize")
+    old = predecessor(config, dataset.metadata["source"], vectors.dim)
+    identity = _identity(settings, dataset, old)
+    state = TrainingStateFolder(folder / "state", identity)
+    with _Watch(folder / "tensorboard" / identity[:12], settings) as watch:
+        model = fit(vectors, settings, watch.after_epoch, device=device, store=state, start=start_from(old, config))
+    if old is not None:
+        for line in keep_codes(old, model, vectors):
+            say(line)
+    quality = measure(model, vectors)
+    say(f"  at the end: {_describe(quality)}")
     _require_usage(quality, settings)
-    contract = save(config.path("codebook"), model, quality, content.source)
-    cosines = " ".join("-" if cosine is None else f"{cosine:.2f}" for cosine in quality.prefix_cosine)
-    print(f"  mean content cosine of items that share 0, 1, .. {settings.levels} codes: {cosines}", flush=True)
-    print(f"quantize: codebook {contract.codebook_hash[:12]} in {time.perf_counter() - started:.1f} s", flush=True)
+    on_rank_zero(lambda: _publish(config, model, quality, dataset, old))
+    state.clear()
+    say(f"quantize: in {time.perf_counter() - started:.1f} s")
+
+
+class _Watch:
+    """Shows each epoch's figures, on rank 0 alone, and raises the alarm when a level begins to collapse."""
+
+    def __init__(self, folder: Path, settings: QuantizerConfig) -> None:
+        self._settings = settings
+        self._board = SummaryWriter(str(folder)) if dist.get_rank() == 0 else None
+        self._alarms: set[int] = set()
+
+    def __enter__(self) -> "_Watch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def after_epoch(self, report: EpochReport, model: Quantizer) -> None:
+        of = f"/{report.last_epoch}" if report.last_epoch else f" (level {report.level})"
+        say(f"  epoch {report.epoch}{of}: {_describe(report.figures)}")
+        problems = report.collapsed(self._settings)
+        for level in sorted(set(problems) - self._alarms):
+            say(f"  ALARM: the codebook collapses: {problems[level]}")
+        self._alarms = set(problems)
+        if self._board is None:
+            return
+        figures = report.figures
+        self._board.add_scalar("reconstruction_error", figures.reconstruction_error, report.epoch)
+        self._board.add_scalar("unique_share", figures.unique_share, report.epoch)
+        if report.learning_rate is not None:
+            self._board.add_scalar("learning_rate", report.learning_rate, report.epoch)
+        for name in ("usage", "entropy_bits", "largest_share"):
+            for level, value in enumerate(getattr(figures, name), start=1):
+                self._board.add_scalar(f"{name}/level_{level}", value, report.epoch)
+        self._board.flush()
+
+
+def _identity(settings: QuantizerConfig, dataset: Dataset, old: Codebook | None) -> str:
+    """Identifies all that the codebook depends on: settings, content, the older codebook and code."""
+    values = settings.model_dump(mode="json", exclude=WATCHING)
+    before = None if old is None else old.contract.codebook_hash
+    return hashlib.sha256(json.dumps([values, dataset.fingerprint, before, code_fingerprint(TRAINING_CODE)]).encode()).hexdigest()
 
 
 def _require_usage(quality: CodebookQuality, settings: QuantizerConfig) -> None:
@@ -54,7 +124,17 @@ def _require_usage(quality: CodebookQuality, settings: QuantizerConfig) -> None:
             )
 
 
-def _describe(quality: CodebookQuality) -> str:
+def _publish(config: RunConfig, model: Quantizer, quality: CodebookQuality, dataset: Dataset, old: Codebook | None) -> None:
+    path = config.path("codebook")
+    origin = ContentOrigin(os.path.relpath(dataset.path, path), dataset.fingerprint)
+    generation, before = (1, None) if old is None else (old.contract.generation + 1, old.contract.codebook_hash)
+    contract = save(path, model, quality, dataset.metadata["source"], generation=generation, aligned_with=before, content=origin)
+    cosines = " ".join("-" if cosine is None else f"{cosine:.2f}" for cosine in quality.prefix_cosine)
+    say(f"  mean content cosine of items that share 0, 1, .. {contract.levels} codes: {cosines}")
+    say(f"  codebook {contract.codebook_hash[:12]} of generation {generation}")
+
+
+def _describe(quality: CodebookQuality | Figures) -> str:
     usage = " ".join(f"{share:.1%}" for share in quality.usage)
     entropy = " ".join(f"{bits:.2f}" for bits in quality.entropy_bits)
     return (

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from features.errors import InputError
-from models.codebook import DESCRIPTION, TENSORS, Codebook, encode_in_batches, load, measure, save
+from models.autoencoder_training import RqvaeTraining
+from models.codebook import DESCRIPTION, TENSORS, Codebook, ContentOrigin, encode_in_batches, load, measure, save
 from models.config import QuantizerConfig
+from models.kmeans import kmeans
+from models.quantizer_training import fit
 from models.rqvae import RQVAE
-from models.rqvae_training import fit, kmeans, reset_unused
+from models.vectors import TensorVectors
 
-SMALL = QuantizerConfig(levels=3, codebook_size=8, hidden_dims=(16,), latent_dim=6, beta=0.25, batch_size=64, epochs=4)
+SMALL = QuantizerConfig(levels=3, codebook_size=8, hidden_dims=(16,), latent_dim=6, beta=0.25, encoder_rate=1.0, batch_size=64, epochs=4)
 
 
 def random_model(input_dim: int = 10) -> RQVAE:
@@ -46,7 +49,7 @@ def by_hand(model: RQVAE, y_ND: Tensor) -> tuple[float, float, list[list[int]]]:
     reconstruction = quantization = 0.0
     codes: list[list[int]] = []
     for y in y_ND.numpy().astype(np.float64):
-        residual, decoded = coder("encoder", y), np.zeros(SMALL.latent_dim)
+        residual, decoded = coder("encoder", y), np.zeros(model.latent_dim)
         codes.append([])
         for codebook in weights["codebooks_LKZ"]:
             distances = [np.sum((code - residual) ** 2) for code in codebook]
@@ -100,9 +103,10 @@ def test_decoding_fewer_levels_is_coarser() -> None:
 def test_training_uses_all_codes_lowers_the_loss_and_finds_the_clusters() -> None:
     x_ND = clustered()
     history: list[float] = []
-    model = fit(x_ND, SMALL.model_copy(update={"epochs": 8}), lambda _, model: history.append(measure(model, x_ND).reconstruction_error))
+    config = SMALL.model_copy(update={"epochs": 8})
+    model = fit(x_ND, config, lambda report, _: history.append(report.figures.reconstruction_error))
     quality = measure(model, x_ND)
-    assert len(history) == 9
+    assert len(history) == 8
     assert quality.reconstruction_error < history[0]
     assert min(quality.usage) == 1.0
     cosines = [cosine for cosine in quality.prefix_cosine if cosine is not None]
@@ -121,20 +125,47 @@ def test_a_latent_wider_than_the_content_is_allowed() -> None:
     assert measure(fit(x_ND, SMALL), x_ND).reconstruction_error < 0.1
 
 
-def test_unused_codes_are_put_back_to_work() -> None:
+@pytest.mark.parametrize("reset", ["step", "epoch"])
+def test_unused_codes_are_put_back_to_work(reset: str) -> None:
     x_ND = clustered()
-    model = fit(x_ND, SMALL)
+    config = SMALL.model_copy(update={"reset": reset, "batch_size": len(x_ND)})
+    training = RqvaeTraining(TensorVectors(x_ND), config, torch.device("cpu"))
+    training.initialise()
+    assert measure(training.model, x_ND).usage[0] == 1.0
     with torch.no_grad():
-        model.codebooks_LKZ[0, 4:] = 1e4  # out of everyone's reach
-    assert measure(model, x_ND).usage[0] == 0.5
-    optimizer = torch.optim.Adam(model.parameters())
-    loss, quantized = model.loss(model.standardise(x_ND))
-    loss.total.backward()
-    optimizer.step()
-    used_LK = torch.stack([torch.bincount(codes_N, minlength=8) > 0 for codes_N in quantized.codes_NL.T])
-    reset_unused(model, used_LK, quantized, optimizer, torch.Generator().manual_seed(0))
-    assert measure(model, x_ND).usage[0] == 1.0
-    assert not optimizer.state[model.codebooks_LKZ]["exp_avg"][0, 4:].any()
+        training.model.codebooks_LKZ[0, 4:] = 1e4  # out of everyone's reach
+    assert measure(training.model, x_ND).usage[0] == 0.5
+    training.train_batch(training.model.standardise(x_ND), len(x_ND))
+    if reset == "epoch":
+        assert measure(training.model, x_ND).usage[0] == 0.5
+        training.epoch = 1
+        training.end_epoch(training.tally.total())
+    assert measure(training.model, x_ND).usage[0] == 1.0
+    moments = training._optimizer.state[training.model.codebooks_LKZ]["exp_avg"][0]
+    assert not moments[4:].any()
+    assert moments[:4].any()
+
+
+def test_a_code_is_renamed_without_changing_what_it_means() -> None:
+    model, x_ND = random_model(), torch.randn(60, 10, generator=torch.Generator().manual_seed(5))
+    before_NL, decoded_ND = model.encode(x_ND), model.decode(model.encode(x_ND))
+    new_of_old_K = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    model.relabel(1, new_of_old_K)
+    after_NL = model.encode(x_ND)
+    assert torch.equal(after_NL[:, 1], new_of_old_K[before_NL[:, 1]])
+    assert torch.equal(after_NL[:, [0, 2]], before_NL[:, [0, 2]])
+    assert torch.equal(model.decode(after_NL), decoded_ND)
+
+
+def test_training_ends_after_a_plateau_with_a_step_size_of_zero() -> None:
+    """Nothing is learned at this step size, so the plateau begins with the first epoch."""
+    rates: list[float | None] = []
+    config = SMALL.model_copy(update={"learning_rate": 1e-12, "epochs": 50, "patience": 3})
+    fit(clustered(300), config, lambda report, _: rates.append(report.learning_rate))
+    assert len(rates) == 1 + 3 + 3, "an epoch that is the best, three that are not, and three in which the step size falls"
+    assert rates[3] is not None
+    assert rates[3] > 0.9e-12
+    assert rates[-1] == 0
 
 
 def test_kmeans_reseeds_empty_clusters() -> None:
@@ -169,6 +200,7 @@ def test_too_few_items_are_refused() -> None:
 def artifact(tmp_path: Path) -> tuple[Path, RQVAE]:
     """A saved codebook and the model it was saved from."""
     model = fit(clustered(400), SMALL)
+    assert isinstance(model, RQVAE)
     save(tmp_path / "codebook", model, measure(model, clustered(400)), "text")
     return tmp_path / "codebook", model
 
@@ -181,7 +213,16 @@ def test_round_trip_is_bit_equal(artifact: tuple[Path, RQVAE]) -> None:
     assert torch.equal(encode_in_batches(loaded.model, clustered(400)), encode_in_batches(model, clustered(400)))
     assert (loaded.contract.levels, loaded.contract.codebook_size, loaded.contract.source, loaded.contract.generation) == (3, 8, "text", 1)
     assert loaded.quality.items == 400
+    assert (loaded.content, loaded.aligned_with) == (None, None)
     assert sorted(file.name for file in path.iterdir()) == [DESCRIPTION, TENSORS]
+
+
+def test_a_refreshed_codebook_tells_what_it_follows(artifact: tuple[Path, RQVAE]) -> None:
+    path, model = artifact
+    origin = ContentOrigin("../content", "abc")
+    save(path, model, load(path).quality, "text", generation=2, aligned_with="old", content=origin)
+    loaded = load(path)
+    assert (loaded.contract.generation, loaded.aligned_with, loaded.content) == (2, "old", origin)
 
 
 def test_the_hash_follows_every_tensor(artifact: tuple[Path, RQVAE]) -> None:

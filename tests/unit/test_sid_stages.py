@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from features.content import read_content
-from features.dataset import DatasetWriter, open_dataset
+from features.dataset import DatasetWriter, open_dataset, read_table
 from features.entity_store import EntityStore
 from features.errors import InputError
 from features.schema import ITEMS
+from features.store.versions import open_snapshot
 from models.codebook import load
 from pipeline import assign, embed, quantize
 from pipeline.config import RunConfig
@@ -47,9 +49,9 @@ def test_codes_of_all_items_with_content_reach_the_store(config: RunConfig, caps
     printed = capsys.readouterr().out
     assert "299 vectors of width 16" in printed
     assert "usage 100.0% 100.0% 100.0%" in printed
-    content, codebook, store = read_content(config.path("content")), load(config.path("codebook")), EntityStore.open(config.path("store"))
+    content, codebook, store = read_content(config.path("content")), load(config.path("codebook")), open_snapshot(config.path("store"))
     assert open_dataset(config.path("content")).metadata["left_out"] == 1
-    assert store.contract == codebook.contract
+    assert store.contract() == codebook.contract
     answer = store.lookup(content.item_ids)
     assert answer.misses == 0
     assert len(store.ids) == ITEM_COUNT - 1
@@ -63,12 +65,37 @@ def test_codes_of_all_items_with_content_reach_the_store(config: RunConfig, caps
 def test_the_negative_control_has_the_same_codes_for_other_items(config: RunConfig) -> None:
     for stage in (embed, quantize, assign):
         stage.run(config)
-    store, shuffled = (EntityStore.open(config.path(name)) for name in ("store", "store_shuffled"))
+    store, shuffled = (open_snapshot(config.path(name)) for name in ("store", "store_shuffled"))
+    codes, permuted = store.codes["vector_content"], shuffled.codes["vector_content-shuffled"]
     assert np.array_equal(store.ids, shuffled.ids)
-    assert sorted(store.codes.tolist()) == sorted(shuffled.codes.tolist())
-    assert (store.codes[:, 0] == shuffled.codes[:, 0]).mean() < 0.3
+    assert sorted(codes.tolist()) == sorted(permuted.tolist())
+    assert (codes[:, 0] == permuted[:, 0]).mean() < 0.3
     with pytest.raises(InputError, match="source is 'vector_content' in store but 'vector_content-shuffled' in control"):
-        store.contract.require_same(shuffled.contract, "store", "control")
+        store.contract().require_same(shuffled.contract(), "store", "control")
+
+
+def test_a_published_semantic_id_stays_and_only_new_items_are_encoded(config: RunConfig) -> None:
+    for stage in (embed, quantize, assign):
+        stage.run(config)
+    dataset, path = open_dataset(config.path("content")), config.path("store")
+    before, store = open_snapshot(path), EntityStore(path)
+    assign.run(config)
+    assert (store.version, open_snapshot(config.path("store_shuffled")).path.name) == ("v000001", "v000001")
+    appended = np.array([[7, 7, 7]])
+    store.append(np.array([-5]), {"vector_content": appended}, [before.contract()])
+    # Content without the first 99 items, with other vectors for the rest, with the appended item and a new one, in two row groups.
+    table = read_table(dataset)
+    ids = np.append(table.column("item_id").to_numpy()[99:], [-5, -6])
+    vectors = np.random.default_rng(1).normal(size=(len(ids), 16)).astype(np.float32)
+    with DatasetWriter(config.path("content"), dataset.schema, dataset.metadata, rows_per_group=150) as writer:
+        writer.write(pa.table({"item_id": ids, "vector": pa.array(vectors.tolist(), dataset.schema.field("vector").type)}))
+    assign.run(config)
+    assert store.version == "v000002"
+    assert np.array_equal(store.lookup(before.ids).codes, before.codes["vector_content"])
+    assert store.get(-5) == (7, 7, 7)
+    expected = load(config.path("codebook")).model.encode(torch.tensor(vectors[-1:]))
+    assert store.get(-6) == tuple(expected[0].tolist())
+    assert store.snapshot().rows == len(before.ids) + 1
 
 
 def test_a_run_is_repeated_exactly(config: RunConfig) -> None:
@@ -80,7 +107,7 @@ def test_a_run_is_repeated_exactly(config: RunConfig) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_a_collapsed_level_is_named_and_nothing_is_published(config: RunConfig) -> None:
+def test_a_collapsed_level_is_named_and_nothing_is_published(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     items = open_dataset(config.path("items"))
     table = pa.table(
         {
@@ -96,6 +123,8 @@ def test_a_collapsed_level_is_named_and_nothing_is_published(config: RunConfig) 
     with pytest.raises(InputError, match=r"collapsed: level 1 uses 50.0% of its 8 codes, less than quantize.min_usage 90\.0%"):
         quantize.run(with_overrides(config, {"quantize.min_usage": 0.9, "quantize.codebook_size": 8, "quantize.epochs": 1}))
     assert not config.path("codebook").exists()
+    assert "ALARM: the codebook collapses: level 1 uses 50.0% of its 8 codes" in capsys.readouterr().out
+    assert list((config.path("quantize") / "tensorboard").rglob("events.*"))
 
 
 def test_content_of_another_source_is_refused(config: RunConfig) -> None:
