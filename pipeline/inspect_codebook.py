@@ -40,9 +40,8 @@ def run(options: argparse.Namespace) -> None:
     page = Path(options.out) if options.out is not None else artifact.resolve().parent / PAGE
     if not page.parent.is_dir():
         raise InputError(f"--out {page}: no such folder as {page.parent}")
-    print("\n".join(as_text(found)))
     write_durably(page, as_html(found).encode())
-    print(f"\nquality report: {page}", flush=True)
+    print("\n".join([*as_text(found), "", f"quality report: {page}"]), flush=True)
 
 
 def as_html(found: Inspection) -> str:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import lmdb
@@ -60,11 +61,9 @@ class Delta:
         self.path, self.limit = folder / DATA, limit
         self._open()
 
-    @contextmanager
-    def reading(self) -> Iterator[View]:
-        """One consistent view, whatever is appended or folded meanwhile."""
-        with self._told(), self._environment().begin() as transaction:
-            yield View(self.path, transaction)
+    def reading(self) -> "Reading":
+        """One consistent view, whatever is appended or folded meanwhile; a context manager."""
+        return Reading(self, self._environment())
 
     @contextmanager
     def writing(self) -> Iterator[View]:
@@ -109,15 +108,40 @@ class Delta:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except lmdb.MapFullError as error:
-            raise self._full() from error
-        except lmdb.MapResizedError as error:
-            raise InputError(
+        except lmdb.Error as error:
+            raise self.told(error) from error
+
+    def told(self, error: lmdb.Error) -> InputError:
+        """LMDB's error as one line that says what to do."""
+        if isinstance(error, lmdb.MapFullError):
+            return self._full()
+        if isinstance(error, lmdb.MapResizedError):
+            return InputError(
                 f"{self.path}: another process lets the delta grow beyond this process's delta_limit of {self.limit:,} bytes; open the "
                 "store with the same"
-            ) from error
+            )
+        # LMDB tells a write that was cut short as an input/output error.
+        full = shutil.disk_usage(self.path.parent).free < _LONGEST_WRITE
+        reason = os.strerror(errno.ENOSPC) if full else str(error)
+        return InputError(f"{self.path}: LMDB cannot read or write the delta ({reason})")
+
+
+class Reading:
+    """A transaction that reads. A class, since a generator would cost a point read as much as its work does."""
+
+    __slots__ = ("_delta", "_environment", "_transaction")
+
+    def __init__(self, delta: Delta, environment: Any) -> None:
+        self._delta, self._environment = delta, environment
+
+    def __enter__(self) -> View:
+        try:
+            self._transaction = self._environment.begin()
+            return View(self._delta.path, self._transaction)
         except lmdb.Error as error:
-            # LMDB tells a write that was cut short as an input/output error.
-            full = shutil.disk_usage(self.path.parent).free < _LONGEST_WRITE
-            reason = os.strerror(errno.ENOSPC) if full else str(error)
-            raise InputError(f"{self.path}: LMDB cannot read or write the delta ({reason})") from error
+            raise self._delta.told(error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._transaction.abort()
+        if isinstance(error, lmdb.Error):
+            raise self._delta.told(error) from error

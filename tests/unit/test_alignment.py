@@ -92,6 +92,15 @@ def test_a_code_that_no_item_with_a_kept_prefix_has_is_matched_by_all_items() ->
     assert second.tolist() == [1, 2, 0]
 
 
+def test_items_with_a_kept_prefix_outweigh_more_items_without() -> None:
+    # New code 0 of level 1 stays old code 0, so the items of old codes 1 and 2 in it lose their prefix, and have no say at level 2.
+    old = np.array([[0, 0]] * 5 + [[1, 1]] * 4 + [[2, 1]] * 4)
+    new = np.array([[0, 1]] * 13)
+    first, second = matchings(old, new, 3)
+    assert first[0] == 0
+    assert second[1] == 0
+
+
 def test_kept_prefixes_are_of_whole_prefixes() -> None:
     old, new = np.array([[1, 2, 3], [1, 2, 3], [1, 2, 3]]), np.array([[1, 2, 4], [1, 0, 3], [1, 2, 3]])
     assert kept_prefixes(old, new) == pytest.approx((1, 2 / 3, 1 / 3))
