@@ -23,7 +23,7 @@ from rich.table import Table
 
 from features.content import read_content
 from features.sources.topic_tree import tree_sum
-from models.config import QuantizerConfig
+from models.quantizers.config import QuantizerConfig
 
 DEFAULT = "rqvae"
 LEVELS = 3

@@ -17,7 +17,7 @@ from features.semantic_id import UNKNOWN_CODE, SidContract
 from features.store.publish import Items, items_of, publish
 from features.store.snapshot import Snapshot
 from features.store.versions import has_store, open_snapshot
-from models.codebook import Codebook, encode_in_batches, load
+from models.quantizers.codebook import Codebook, encode_in_batches, load
 from pipeline.config import RunConfig
 from pipeline.progress import say
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.codebook import Codebook
-from models.codebook_report import COLLISION_EDGES, CodebookReport
+from models.quantizers.codebook import Codebook
+from models.quantizers.codebook_report import COLLISION_EDGES, CodebookReport
 from pipeline.report import number
 
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.config import Fraction, Positive, QuantizerConfig, RankerConfig, ShardingConfig, Strict
+from models.config import Fraction, Positive, RankerConfig, ShardingConfig, Strict
+from models.quantizers.config import QuantizerConfig
 
 
 class IngestConfig(Strict):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from features.dataset import Dataset, iter_row_groups, open_dataset
 from features.errors import InputError
 from features.files import write_durably
-from models.codebook import Codebook, load
-from models.codebook_report import inspect
+from models.quantizers.codebook import Codebook, load
+from models.quantizers.codebook_report import inspect
 from pipeline import plots
 from pipeline.codebook_text import Inspection, as_text, bin_names
 from pipeline.report import environment

@@ -100,7 +100,7 @@ def codebook_plot(quality: dict[str, Any], codebook_size: int) -> str:
     """Use and entropy of each level's codes, and how alike items are that share a prefix; SVG.
 
     Args:
-        quality: the figures of `models.codebook.CodebookQuality`.
+        quality: the figures of `models.quantizers.codebook.CodebookQuality`.
         codebook_size: K.
     """
     usage = 100 * np.array(quality["usage"])

@@ -13,11 +13,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from features.dataset import Dataset, open_dataset
 from features.errors import InputError
-from models.codebook import Codebook, CodebookQuality, ContentOrigin, measure, save
-from models.codebook_quality import Figures
-from models.config import QuantizerConfig
-from models.quantizer import Quantizer
-from models.quantizer_training import EpochReport, fit
+from models.quantizers.codebook import Codebook, CodebookQuality, ContentOrigin, measure, save
+from models.quantizers.codebook_quality import Figures
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantizer
+from models.quantizers.training import EpochReport, fit
 from pipeline.config import RunConfig
 from pipeline.progress import say
 from pipeline.quantizer_state import TrainingStateFolder
@@ -29,7 +29,7 @@ from pipeline.vectors import ContentVectors
 TRAINING_CODE = (
     "features/dataset.py",
     "features/reader.py",
-    "models/*.py",
+    "models/quantizers/*.py",
     "pipeline/vectors.py",
     "pipeline/quantize*.py",
     "pipeline/refresh.py",

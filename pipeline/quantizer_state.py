@@ -20,7 +20,7 @@ META = "meta.json"
 
 
 class TrainingStateFolder:
-    """Keeps the newest state in `folder`, which the ranks share; `models.quantizer_training.StateStore` says what for.
+    """Keeps the newest state in `folder`, which the ranks share; `models.quantizers.training.StateStore` says what for.
 
     Args:
         folder: of the published states, one folder each, of which the newest is kept.

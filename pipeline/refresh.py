@@ -1,12 +1,12 @@
 """Refreshing a codebook in stage quantize: the older codebook is the start, its codes are kept by name, and what was kept is reported."""
 
 from features.errors import InputError
-from models.alignment import align, kept_prefixes
-from models.codebook import Codebook, load
-from models.codebook_quality import encode_in_batches, measure
-from models.collectives import broadcast
-from models.quantizer import Quantizer, build
-from models.vectors import Vectors
+from models.quantizers.alignment import align, kept_prefixes
+from models.quantizers.codebook import Codebook, load
+from models.quantizers.codebook_quality import encode_in_batches, measure
+from models.quantizers.collectives import broadcast
+from models.quantizers.quantizer import Quantizer, build
+from models.quantizers.vectors import Vectors
 from pipeline.config import RunConfig
 
 ALIGNED_ITEMS = 200_000  # items, drawn uniformly, that codes are matched by and that the report is of

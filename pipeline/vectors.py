@@ -12,14 +12,14 @@ from features.dataset import Dataset
 from features.errors import InputError
 from features.reader import RowReader
 from features.schema import require
-from models.collectives import rank, share, world
-from models.vectors import BLOCK_ROWS, permutation, sampled_rows
+from models.quantizers.collectives import rank, share, world
+from models.quantizers.vectors import BLOCK_ROWS, permutation, sampled_rows
 
 WINDOW_ROWS = 1 << 17
 
 
 class ContentVectors:
-    """The vectors of a content data set; `models.vectors.Vectors` says what is read.
+    """The vectors of a content data set; `models.quantizers.vectors.Vectors` says what is read.
 
     An epoch's order: blocks of `BLOCK_ROWS` rows, in an order drawn anew for each epoch, are put together to windows of `window_rows` rows,
     and the rows of each window are shuffled; content of up to a window is shuffled as a whole, just as a tensor is. All ranks decode all

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from features.dataset import open_dataset
-from models.codebook import codebook_hash, measure
-from models.config import QuantizerConfig
-from models.quantizer import Quantizer
-from models.quantizer_training import EpochReport, fit
+from models.quantizers.codebook import codebook_hash, measure
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantizer
+from models.quantizers.training import EpochReport, fit
 from pipeline.ranks import start_process_group
 from pipeline.vectors import ContentVectors
 

@@ -15,7 +15,7 @@ import yaml
 
 from features.content import content_schema
 from features.dataset import DatasetWriter
-from models.codebook import load
+from models.quantizers.codebook import load
 from tests.distributed.ranks import ROOT, run_ranks
 from tests.unit.test_config import MINIMAL
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from features.content import Content, content_schema, content_table
 from features.dataset import DatasetWriter
 from features.errors import InputError
-from models.alignment import align, kept_prefixes, matchings
-from models.codebook import load
-from models.config import QuantizerConfig
-from models.quantizer import Quantizer
-from models.quantizer_training import fit
+from models.quantizers.alignment import align, kept_prefixes, matchings
+from models.quantizers.codebook import load
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantizer
+from models.quantizers.training import fit
 from pipeline import quantize
 from pipeline.config import RunConfig
 from pipeline.recipe import validate, with_overrides

@@ -15,12 +15,12 @@ from features.content import Content, content_schema, content_table
 from features.dataset import DatasetWriter, open_dataset
 from features.errors import InputError
 from features.schema import ITEMS
-from models.codebook import ContentOrigin, measure, save
-from models.codebook_report import CodebookReport, collisions, inspect
-from models.config import QuantizerConfig
-from models.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
-from models.quantizer import Quantizer, build
-from models.quantizer_training import fit
+from models.quantizers.codebook import ContentOrigin, measure, save
+from models.quantizers.codebook_report import CodebookReport, collisions, inspect
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
+from models.quantizers.quantizer import Quantizer, build
+from models.quantizers.training import fit
 from pipeline.cli import main
 
 K, L, DIM, ITEM_COUNT = 8, 3, 12, 400
@@ -118,7 +118,7 @@ def test_items_alone_with_their_id_have_no_rank_and_many_blocks_give_the_same(mo
     assert neighbour_agreement(x, prefix_groups(alone, ITEM_COUNT), queries=50, nearest=5, seed=0).mate_rank == (None,)
     groups = prefix_groups(np.random.default_rng(0).integers(0, K, (ITEM_COUNT, L)), K)
     at_once = neighbour_agreement(x, groups, queries=101, nearest=5, seed=0)
-    monkeypatch.setattr("models.neighbours.BLOCK_CELLS", 7 * ITEM_COUNT)
+    monkeypatch.setattr("models.quantizers.neighbours.BLOCK_CELLS", 7 * ITEM_COUNT)
     assert neighbour_agreement(x, groups, queries=101, nearest=5, seed=0) == at_once
 
 
@@ -219,6 +219,6 @@ def test_options_that_do_not_go_together(artifact: Path, capsys: pytest.CaptureF
             main(["quantize", *arguments])
     assert main(["quantize", "--inspect", str(artifact / "nowhere")]) == 2
     with pytest.raises(InputError, match="no such file"):
-        from models.codebook import load
+        from models.quantizers.codebook import load
 
         load(artifact / "nowhere")

@@ -15,11 +15,11 @@ from features.content import content_schema
 from features.dataset import DatasetWriter, open_dataset
 from features.errors import InputError
 from features.reader import CACHED_GROUPS
-from models import codebook_quality, rqkmeans_training
-from models.codebook import measure
-from models.config import QuantizerConfig
-from models.quantizer_training import EpochReport, fit
-from models.vectors import BLOCK_ROWS, TensorVectors
+from models.quantizers import codebook_quality, rqkmeans_training
+from models.quantizers.codebook import measure
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.training import EpochReport, fit
+from models.quantizers.vectors import BLOCK_ROWS, TensorVectors
 from pipeline.quantizer_state import TrainingStateFolder
 from pipeline.ranks import start_process_group
 from pipeline.vectors import ContentVectors

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from scipy.stats import norm
 from torch import Tensor
 
-from models.autoencoder_training import RqfsqTraining
-from models.codebook import load, measure, save
-from models.config import QuantizerConfig
-from models.quantizer_training import fit
-from models.rqfsq import RQFSQ
-from models.vectors import TensorVectors
+from models.quantizers.autoencoder_training import RqfsqTraining
+from models.quantizers.codebook import load, measure, save
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.rqfsq import RQFSQ
+from models.quantizers.training import fit
+from models.quantizers.vectors import TensorVectors
 from tests.unit.test_rqvae import clustered
 
 GRID = (4, 3, 2)

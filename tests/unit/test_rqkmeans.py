@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models import rqkmeans_training
-from models.codebook import DESCRIPTION, load, measure, save
-from models.config import QuantizerConfig
-from models.quantizer_training import EpochReport, fit
-from models.rqkmeans import RQKMeans
+from models.quantizers import rqkmeans_training
+from models.quantizers.codebook import DESCRIPTION, load, measure, save
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.rqkmeans import RQKMeans
+from models.quantizers.training import EpochReport, fit
 from tests.unit.test_rqvae import clustered
 
 CONFIG = QuantizerConfig(kind="rqkmeans", levels=3, codebook_size=16, batch_size=256)

@@ -13,7 +13,7 @@ from features.entity_store import EntityStore
 from features.errors import InputError
 from features.schema import ITEMS
 from features.store.versions import open_snapshot
-from models.codebook import load
+from models.quantizers.codebook import load
 from pipeline import assign, embed, quantize
 from pipeline.config import RunConfig
 from pipeline.recipe import validate, with_overrides

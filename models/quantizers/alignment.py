@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from models.quantizer import Quantizer
+from models.quantizers.quantizer import Quantizer
 
 Int64 = NDArray[np.int64]
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.autoencoder import Autoencoder
-from models.codebook_quality import Tally
-from models.collectives import broadcast, pick_rows, sum_over_ranks, world
-from models.config import QuantizerConfig
-from models.kmeans import kmeans, principal_axes
-from models.quantizer import Quantized
-from models.quantizer_training import EpochReport, Training
-from models.rqfsq import RQFSQ
-from models.rqvae import RQVAE
-from models.vectors import Vectors
+from models.quantizers.autoencoder import Autoencoder
+from models.quantizers.codebook_quality import Tally
+from models.quantizers.collectives import broadcast, pick_rows, sum_over_ranks, world
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.kmeans import kmeans, principal_axes
+from models.quantizers.quantizer import Quantized
+from models.quantizers.rqfsq import RQFSQ
+from models.quantizers.rqvae import RQVAE
+from models.quantizers.training import EpochReport, Training
+from models.quantizers.vectors import Vectors
 
 SAMPLE = 64  # items per code that the start is made from
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.collectives import share
+from models.quantizers.collectives import share
 
 BLOCK_ROWS = 8192  # rows that are read, encoded or measured at once
 

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.codebook_quality import CodebookQuality, measure
-from models.config import QuantizerConfig
-from models.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
-from models.quantizer import Quantizer
-from models.vectors import Vectors, as_vectors, sampled_rows
+from models.quantizers.codebook_quality import CodebookQuality, measure
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
+from models.quantizers.quantizer import Quantizer
+from models.quantizers.vectors import Vectors, as_vectors, sampled_rows
 
 COLLISION_EDGES = (1, 2, 3, 4, 11)  # Semantic IDs of 1, 2, 3, 4 to 10 and more items
 NEIGHBOUR_ITEMS, NEIGHBOUR_QUERIES, NEAREST = 50_000, 2_000, 10

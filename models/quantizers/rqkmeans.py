@@ -6,9 +6,9 @@ Dimensions: N items, D content width, L levels, K codes per level.
 import torch
 from torch import Tensor
 
-from models.config import QuantizerConfig
-from models.kmeans import nearest
-from models.quantizer import Quantizer
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.kmeans import nearest
+from models.quantizers.quantizer import Quantizer
 
 
 class RQKMeans(Quantizer):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from features.errors import InputError
-from models.codebook_quality import Figures, Tally
-from models.config import QuantizerConfig
-from models.quantizer import Quantizer, build
-from models.vectors import Vectors, as_vectors
+from models.quantizers.codebook_quality import Figures, Tally
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantizer, build
+from models.quantizers.vectors import Vectors, as_vectors
 
 CPU = torch.device("cpu")
 
@@ -186,8 +186,8 @@ def _train_epoch(training: Training, store: StateStore | None) -> None:
 
 
 def _training(vectors: Vectors, config: QuantizerConfig, device: torch.device) -> Training:
-    from models.autoencoder_training import RqfsqTraining, RqvaeTraining  # these derive from Training
-    from models.rqkmeans_training import RqkmeansTraining
+    from models.quantizers.autoencoder_training import RqfsqTraining, RqvaeTraining  # these derive from Training
+    from models.quantizers.rqkmeans_training import RqkmeansTraining
 
     kinds: dict[str, type[Training]] = {"rqvae": RqvaeTraining, "rqkmeans": RqkmeansTraining, "rqfsq": RqfsqTraining}
     return kinds[config.kind](vectors, config, device)

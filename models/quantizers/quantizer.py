@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.config import QuantizerConfig
+from models.quantizers.config import QuantizerConfig
 
 
 class Quantized(NamedTuple):
@@ -99,9 +99,9 @@ class Quantizer(nn.Module, ABC):
 
 def build(input_dim: int, config: QuantizerConfig) -> Quantizer:
     """An untrained quantizer of the configured kind for content vectors of width `input_dim`."""
-    from models.rqfsq import RQFSQ  # these derive from Quantizer, so they cannot be imported above it
-    from models.rqkmeans import RQKMeans
-    from models.rqvae import RQVAE
+    from models.quantizers.rqfsq import RQFSQ  # these derive from Quantizer, so they cannot be imported above it
+    from models.quantizers.rqkmeans import RQKMeans
+    from models.quantizers.rqvae import RQVAE
 
     kinds: dict[str, type[Quantizer]] = {"rqvae": RQVAE, "rqkmeans": RQKMeans, "rqfsq": RQFSQ}
     return kinds[config.kind](input_dim, config)

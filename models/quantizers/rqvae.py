@@ -6,9 +6,9 @@ Dimensions: N items, Z latent width, L levels, K codes per level.
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
-from models.config import QuantizerConfig
-from models.kmeans import nearest
+from models.quantizers.autoencoder import Autoencoder
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.kmeans import nearest
 
 
 class RQVAE(Autoencoder):

@@ -14,9 +14,9 @@ from torch import Tensor
 from features.errors import InputError
 from features.files import publish_folder, write_durably
 from features.semantic_id import SidContract
-from models.codebook_quality import CodebookQuality, encode_in_batches, measure
-from models.config import QuantizerConfig
-from models.quantizer import Quantizer, build
+from models.quantizers.codebook_quality import CodebookQuality, encode_in_batches, measure
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantizer, build
 
 __all__ = ["Codebook", "CodebookQuality", "ContentOrigin", "codebook_hash", "encode_in_batches", "load", "measure", "save"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.collectives import broadcast, share, sum_over_ranks
+from models.quantizers.collectives import broadcast, share, sum_over_ranks
 
 STEPS, ROUNDS = 10, 10  # numbers of dimensions that k-means goes through, and assignments with each
 BLOCK = 4096  # points whose distances to all centres are in memory at once

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.collectives import gather_rows, rank, sum_over_ranks
-from models.quantizer import Quantizer
-from models.vectors import Vectors, as_vectors
+from models.quantizers.collectives import gather_rows, rank, sum_over_ranks
+from models.quantizers.quantizer import Quantizer
+from models.quantizers.vectors import Vectors, as_vectors
 
 UNIQUE_ITEMS = 1 << 22  # the share of unique ids is of a sample that keeps about this many items, of all where there are no more
 COSINE_ITEMS = 200_000  # items that the mean cosines are of

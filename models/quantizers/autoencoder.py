@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.config import QuantizerConfig
-from models.quantizer import Quantized, Quantizer
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.quantizer import Quantized, Quantizer
 
 
 class QuantizerLoss(NamedTuple):

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.autoencoder_training import SAMPLE
-from models.codebook_quality import Tally
-from models.collectives import broadcast, pick_rows, rank, share, sum_over_ranks
-from models.config import QuantizerConfig
-from models.kmeans import Clusters, cluster, kmeans, means
-from models.quantizer_training import EpochReport, Training
-from models.rqkmeans import RQKMeans
-from models.vectors import Vectors
+from models.quantizers.autoencoder_training import SAMPLE
+from models.quantizers.codebook_quality import Tally
+from models.quantizers.collectives import broadcast, pick_rows, rank, share, sum_over_ranks
+from models.quantizers.config import QuantizerConfig
+from models.quantizers.kmeans import Clusters, cluster, kmeans, means
+from models.quantizers.rqkmeans import RQKMeans
+from models.quantizers.training import EpochReport, Training
+from models.quantizers.vectors import Vectors
 
 
 class RqkmeansTraining(Training):

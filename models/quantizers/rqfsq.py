@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
-from models.config import QuantizerConfig
+from models.quantizers.autoencoder import Autoencoder
+from models.quantizers.config import QuantizerConfig
 
 
 class RQFSQ(Autoencoder):
