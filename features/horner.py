@@ -1,7 +1,7 @@
 """The Horner recurrence that turns groups of codes into keys, exactly and for all items at once; every n-gram scheme runs through it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from features.errors import InputError
 
 INT64_END = 1 << 63
 CODES_END = 1 << 16  # codes are uint16, and an unknown item's are 65535 whatever K is
+UINT64_END = 1 << 64
 BLOCK = 1 << 13  # items worked on at once: their keys and temporaries stay in the processor's cache
 
 Codes = npt.NDArray[np.integer]
@@ -41,7 +42,8 @@ class Step(NamedTuple):
 def horner(codes: Codes, codebook_size: int, steps: Sequence[Step]) -> Keys:
     """Keys of any scheme: runs `steps` over each item's codes, exactly.
 
-    A remainder is taken where a key is written; a number of up to four codes, the longest that is passed on without, fits uint64 as it is.
+    A remainder is taken where a key is written, and goes on in place of the number only where that would overflow: either gives the same
+    keys as long as all later moduli of the group are the same. A number of up to four codes, the longest without a key, fits uint64.
 
     Args:
         codes: integer [N, L], each in [0, K).
@@ -59,16 +61,19 @@ def horner(codes: Codes, codebook_size: int, steps: Sequence[Step]) -> Keys:
     keys = np.empty((len(codes), sum(step.column is not None for step in steps)), np.int64)
     written = keys.view(np.uint64)  # a division by one number is faster without signs
     levels = 1 + max(step.level for step in steps)
+    digits = np.empty((levels, min(BLOCK, len(codes))), np.uint64)
     for start in range(0, len(codes), BLOCK):
-        digits = np.array(codes[start : start + BLOCK, :levels].T, np.uint64, order="C")  # [levels, rows]
-        _run(steps, digits, codebook_size, written[start : start + BLOCK])
+        block = codes[start : start + BLOCK, :levels]
+        np.copyto(digits[:, : len(block)], block.T, casting="unsafe")
+        _run(steps, digits[:, : len(block)], codebook_size, written[start : start + BLOCK])
     return keys
 
 
 def _run(steps: Sequence[Step], digits: npt.NDArray[np.uint64], K: int, keys: npt.NDArray[np.uint64]) -> None:
-    number, quotient = np.empty_like(digits[0]), np.empty_like(digits[0])
+    number, quotient, first_rows = (np.empty_like(digits[0]) for _ in range(3))
+    first_row: Any  # a number, or one per item
     end = 0  # one above the largest value that `number` can hold
-    for step in steps:
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
         if step.restart:
             np.copyto(number, digits[step.level])
             end = K
@@ -80,16 +85,24 @@ def _run(steps: Sequence[Step], digits: npt.NDArray[np.uint64], K: int, keys: np
             end = (end - 1) * K + step.carry + K
         if step.column is None:
             continue
-        if step.modulus is not None and end > step.modulus:
-            # NumPy vectorises a division by one number, but not the remainder.
-            np.floor_divide(number, np.uint64(step.modulus), out=quotient)
-            quotient *= np.uint64(step.modulus)
-            number -= quotient
-            end = step.modulus
-        np.add(number, np.uint64(step.offset), out=keys[:, step.column])
+        key, first_row = keys[:, step.column], np.uint64(step.offset)
         if step.spread:
-            np.multiply(digits[0], np.uint64(step.spread), out=quotient)
-            keys[:, step.column] += quotient
+            first_row = np.multiply(digits[0], np.uint64(step.spread), out=first_rows)
+            first_row += np.uint64(step.offset)
+        if step.modulus is None or end <= step.modulus:
+            np.add(number, first_row, out=key)
+            continue
+        # NumPy vectorises a division by one number, but not the remainder.
+        np.floor_divide(number, np.uint64(step.modulus), out=quotient)
+        quotient *= np.uint64(step.modulus)
+        if following is not None and not following.restart and (end - 1) * K + following.carry + CODES_END >= UINT64_END:
+            number -= quotient  # or the next number would not fit
+            np.add(number, first_row, out=key)
+            end = step.modulus
+        else:
+            if step.offset or step.spread:
+                quotient -= first_row  # may wrap around, and back in the next line
+            np.subtract(number, quotient, out=key)
 
 
 def _check_range(steps: Sequence[Step], K: int) -> None:
