@@ -103,7 +103,7 @@ def _data(options: argparse.Namespace) -> list[tuple[str, Array, tuple[int, ...]
     if options.small:
         return [("simulated", simulated(20_000, 64), (256,))]
     given = [(folder.parent.name, read_content(folder).vectors_ND, (64, 128, 256)) for folder in options.content]
-    return [*given, ("simulated", simulated(200_000, 256), (256, 1024))]
+    return [*given, ("simulated", simulated(200_000, 256), (256,))]
 
 
 def _bars(title: str, found: dict[str, Figures]) -> list[Row]:

@@ -64,6 +64,7 @@ class EntityStore:
         self.path, self._delta_limit = path, delta_limit
         self._versions = Follower(path, verify=verify)
         self._opened_delta: Delta | None = None
+        self._settled: tuple[Snapshot | None, bytes | None, str | None, str] = (None, None, None, "")  # the last answer of `_beside`
 
     def snapshot(self) -> Snapshot:
         """The current version; one `stat` where it has not changed."""
@@ -169,6 +170,10 @@ class EntityStore:
 
     def _beside(self, view: View, snapshot: Snapshot, source: str | None) -> tuple[Snapshot, str | None]:
         """A version that is not older than the one that the delta is relative to, and the source's name if the delta has items of it."""
+        asked = (snapshot, view.described, source)
+        settled = self._settled  # once, since threads share it
+        if asked == settled[:3]:
+            return snapshot, settled[3]
         number = number_of(snapshot.path.name)
         if view.base > number:
             snapshot = self._versions.snapshot()
@@ -181,6 +186,8 @@ class EntityStore:
         if appended is None or (appended != contract and view.base < number):
             return snapshot, None
         contract.require_same(appended, str(snapshot.path), str(view.path))
+        if asked[0] is snapshot:
+            self._settled = (*asked, contract.source)
         return snapshot, contract.source
 
     def _delta(self) -> "Delta | None":

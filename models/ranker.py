@@ -13,6 +13,7 @@ from torchrec.models.dlrm import DenseArch, InteractionArch, OverArch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from features.errors import InputError
 from features.kjt import Batch, BatchSchema
 from models.config import RankerConfig
 from models.history import HistoryArm
@@ -81,6 +82,10 @@ class Ranker(nn.Module):
 
 
 def _tables(rows: dict[str, int], width: int, device: torch.device | None) -> EmbeddingBagCollection:
+    taken = nn.ModuleDict()
+    for name in rows:
+        if hasattr(taken, name) or "." in name:
+            raise InputError(f"model.representations: '{name}' cannot be a table's name, which torch keeps for itself")
     # TorchRec's own start, +-1/sqrt(H), makes products of rows vanish: a model that must learn from them stays on a plateau for long.
     start = functools.partial(nn.init.uniform_, a=-(width**-0.5), b=width**-0.5)
     configs = [

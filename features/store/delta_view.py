@@ -34,15 +34,16 @@ class View:
         base: number of the version that the delta is relative to; 0 before the first append.
         contracts: source to its contract.
         items: records, over all sources.
+        described: the record that says so, as it was read; None before the first append.
     """
 
     def __init__(self, path: Path, transaction: Any) -> None:
         self.path, self._where, self._transaction = path, str(path), transaction
         self.base, self.items = 0, 0
         self.contracts: dict[str, SidContract] = {}
-        stored = transaction.get(_META)
-        if stored is not None:
-            self.base, self.items, contracts = _read_meta(stored, self._where)
+        self.described: bytes | None = transaction.get(_META)
+        if self.described is not None:
+            self.base, self.items, contracts = _read_meta(self.described, self._where)
             self.contracts = {contract.source: contract for contract in contracts}
         elif transaction.stat()["entries"]:
             raise InputError(f"{path}: damaged, it has records but not the one that describes them")

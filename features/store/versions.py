@@ -80,25 +80,22 @@ class Follower:
     """
 
     def __init__(self, path: Path, *, verify: bool) -> None:
-        self._pointer, self._path, self._verify = path / CURRENT, path, verify
+        self._pointer, self._path, self._verify = str(path / CURRENT), path, verify
         self._turn = threading.Lock()
         self._open()
 
     def snapshot(self) -> Snapshot:
         """The current version: one `stat` where it is still the one that was opened."""
-        if self._has_moved():
+        if os.stat(self._pointer).st_ino != self._inode:
             with self._turn:
-                if self._has_moved():
+                if os.stat(self._pointer).st_ino != self._inode:
                     self._open()
         return self._snapshot
-
-    def _has_moved(self) -> bool:
-        return os.stat(self._pointer).st_ino != self._inode
 
     def _open(self) -> None:
         read_pointer(self._path)
         # The file that named the version is held open, so that no later one can get its inode number.
-        held = self._pointer.open("rb")
+        held = (self._path / CURRENT).open("rb")
         snapshot = open_snapshot(self._path, verify=self._verify)
         self._snapshot, self._inode, self._held = snapshot, os.fstat(held.fileno()).st_ino, held
 
