@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vector_quantize_pytorch import ResidualVQ
 
 from models.quantizers.config import QuantizerConfig
-from models.quantizers.training import fit
+from models.quantizers.fitting import fit
 
 FAISS, RESIDUAL_VQ = "FAISS ResidualQuantizer, beam 1", "vector-quantize-pytorch ResidualVQ"
 ITEMS_PER_CODE = 16  # in a batch of ResidualVQ: with fewer, codes die faster than they are put back

@@ -26,20 +26,20 @@ Losses = NDArray[np.float64]  # [seeds, rows of the second half]
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """`--small`, `--json`, `--raw` and `--seeds`."""
+    """`--small`, `--json`, `--log` and `--seeds`."""
     options = parser(description)
-    options.add_argument("--raw", type=Path, help="folder of Online Retail's raw files, which is then used too")
+    options.add_argument("--log", action="append", default=[], metavar="RECIPE=DIR", help="a real log besides, e.g. ifdb=~/logs/ifdb")
     options.add_argument("--seeds", type=int, default=6, help="seeds per variant, without --small")
     return options.parse_args()
 
 
 def logs(options: argparse.Namespace) -> dict[str, tuple[str, Changes]]:
-    """Log name to the recipe and its changes: the simulated world, and Online Retail where its raw files are given."""
+    """Log name to the recipe and its changes: the simulated world, and the real logs whose raw files are given."""
     size: Changes = {"simulate.impressions": 20_000, "simulate.items": 2_000, "model.rows": 660}
     found: dict[str, tuple[str, Changes]] = {"simulated": ("simulated", {"embed.source": "vector", **(size if options.small else {})})}
-    if options.raw is not None:
-        last_rows = 50_000 if options.small else 300_000
-        found["online_retail"] = "online_retail", {"ingest.raw": str(options.raw), "ingest.last_rows": last_rows}
+    for given in options.log:
+        recipe, _, raw = given.partition("=")
+        found[recipe] = recipe, {"ingest.raw": Path(raw).expanduser(), **({"ingest.last_rows": 50_000} if options.small else {})}
     return found
 
 

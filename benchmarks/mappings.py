@@ -1,4 +1,4 @@
-"""NE of each mapping of prefixes to rows, mean and spread over seeds: on the simulated world, and on Online Retail with `--raw DIR`.
+"""NE of each mapping of prefixes to rows, mean and spread over seeds: on the simulated world, and on real logs with `--log RECIPE=DIR`.
 
 A seed changes the model's start and the names of the codes: each level's codes are permuted, which means nothing to the data but changes
 which prefixes collide. Judged as a stream: each batch is scored before it is trained on, second half. Bar: the 95% interval of the

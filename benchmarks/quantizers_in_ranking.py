@@ -1,4 +1,4 @@
-"""NE of rankers whose Semantic IDs come from different quantizers: on the simulated world, and on Online Retail with `--raw DIR`.
+"""NE of rankers whose Semantic IDs come from different quantizers: on the simulated world, and on real logs with `--log RECIPE=DIR`.
 
 Judged as a stream: each batch is scored before it is trained on, second half. Beside the default RQ-VAE: its encoder trained too, at a
 tenth of the step size and at the whole; RQ-KMeans; RQ-FSQ; and random hashing at the same number of rows. Bar: the 95% interval of the

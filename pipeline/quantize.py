@@ -16,8 +16,9 @@ from features.errors import InputError
 from models.quantizers.codebook import Codebook, CodebookQuality, ContentOrigin, measure, save
 from models.quantizers.codebook_quality import Figures
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.quantizer import Quantizer
-from models.quantizers.training import EpochReport, fit
+from models.quantizers.training import EpochReport
 from pipeline.config import RunConfig
 from pipeline.progress import say
 from pipeline.quantizer_state import TrainingStateFolder

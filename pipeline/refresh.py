@@ -5,7 +5,8 @@ from models.quantizers.alignment import align, kept_prefixes
 from models.quantizers.codebook import Codebook, load
 from models.quantizers.codebook_quality import encode_in_batches, measure
 from models.quantizers.collectives import broadcast
-from models.quantizers.quantizer import Quantizer, build
+from models.quantizers.kinds import build
+from models.quantizers.quantizer import Quantizer
 from models.quantizers.vectors import Vectors
 from pipeline.config import RunConfig
 

@@ -19,10 +19,8 @@ from models.quantizers.kmeans import kmeans, principal_axes
 from models.quantizers.quantizer import Quantized
 from models.quantizers.rqfsq import RQFSQ
 from models.quantizers.rqvae import RQVAE
-from models.quantizers.training import EpochReport, Training
+from models.quantizers.training import SAMPLE, EpochReport, Training
 from models.quantizers.vectors import Vectors
-
-SAMPLE = 64  # items per code that the start is made from
 
 
 class AutoencoderTraining(Training):

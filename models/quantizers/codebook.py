@@ -16,7 +16,8 @@ from features.files import publish_folder, write_durably
 from features.semantic_id import SidContract
 from models.quantizers.codebook_quality import CodebookQuality, encode_in_batches, measure
 from models.quantizers.config import QuantizerConfig
-from models.quantizers.quantizer import Quantizer, build
+from models.quantizers.kinds import build
+from models.quantizers.quantizer import Quantizer
 
 __all__ = ["Codebook", "CodebookQuality", "ContentOrigin", "codebook_hash", "encode_in_batches", "load", "measure", "save"]
 

@@ -3,6 +3,7 @@
 Dimensions: N items, D content width, L levels, K codes per level.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.quantizers.collectives import gather_rows, rank, sum_over_ranks
+from models.quantizers.config import QuantizerConfig
 from models.quantizers.quantizer import Quantizer
 from models.quantizers.vectors import Vectors, as_vectors
 
@@ -183,3 +185,14 @@ def _mean_cosine(unit_ND: Tensor, group_N: Tensor) -> float | None:
     sums_GD.index_add_(0, group_N, unit_ND.double())
     own = float(unit_ND.square().sum(dtype=torch.float64))
     return (float(sums_GD.square().sum()) - own) / pairs
+
+
+def collapsed(usage: Sequence[float], largest_share: Sequence[float], config: QuantizerConfig) -> dict[int, str]:
+    """Levels, from 1, that make poor use of their codes, each with what is wrong: codes unused, or one that has too many items."""
+    problems = {}
+    for level, (used, largest) in enumerate(zip(usage, largest_share, strict=True), start=1):
+        if used < config.min_usage:
+            problems[level] = f"level {level} uses {used:.1%} of its {config.codebook_size} codes"
+        elif largest > max(config.max_code_share, 2 / config.codebook_size):
+            problems[level] = f"one code of level {level} has {largest:.1%} of the items"
+    return problems

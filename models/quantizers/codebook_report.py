@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.quantizers.codebook_quality import CodebookQuality, measure
+from models.quantizers.codebook_quality import CodebookQuality, collapsed, measure
 from models.quantizers.config import QuantizerConfig
 from models.quantizers.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
 from models.quantizers.quantizer import Quantizer
@@ -182,12 +182,7 @@ def _examples(codes_NL: Int64, groups: list[Int64], seed: int) -> tuple[Example,
 
 
 def _problems(levels: tuple[LevelUse, ...], found: Collisions, quality: CodebookQuality, config: QuantizerConfig) -> tuple[str, ...]:
-    problems = []
-    for number, level in enumerate(levels, start=1):
-        if level.usage < config.min_usage:
-            problems.append(f"level {number} uses {level.usage:.1%} of its {config.codebook_size} codes: it has collapsed")
-        if level.largest_share > max(config.max_code_share, 2 / config.codebook_size):
-            problems.append(f"one code of level {number} has {level.largest_share:.1%} of the items")
+    problems = list(collapsed([level.usage for level in levels], [level.largest_share for level in levels], config).values())
     if found.unique_share < MIN_UNIQUE:
         problems.append(f"only {found.unique_share:.1%} of the items have a Semantic ID of their own; one is shared by {found.largest:,}")
     known = [(length, cosine) for length, cosine in enumerate(quality.prefix_cosine) if cosine is not None]

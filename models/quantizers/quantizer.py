@@ -95,13 +95,3 @@ class Quantizer(nn.Module, ABC):
         for level in range(1, codes_NL.shape[1]):
             z_NZ = z_NZ + self.code_vectors(level, codes_NL[:, level])
         return self.reconstruct(z_NZ) * self.scale + self.mean_D
-
-
-def build(input_dim: int, config: QuantizerConfig) -> Quantizer:
-    """An untrained quantizer of the configured kind for content vectors of width `input_dim`."""
-    from models.quantizers.rqfsq import RQFSQ  # these derive from Quantizer, so they cannot be imported above it
-    from models.quantizers.rqkmeans import RQKMeans
-    from models.quantizers.rqvae import RQVAE
-
-    kinds: dict[str, type[Quantizer]] = {"rqvae": RQVAE, "rqkmeans": RQKMeans, "rqfsq": RQFSQ}
-    return kinds[config.kind](input_dim, config)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.quantizers.autoencoder_training import SAMPLE
 from models.quantizers.codebook_quality import Tally
 from models.quantizers.collectives import broadcast, pick_rows, rank, share, sum_over_ranks
 from models.quantizers.config import QuantizerConfig
 from models.quantizers.kmeans import Clusters, cluster, kmeans, means
 from models.quantizers.rqkmeans import RQKMeans
-from models.quantizers.training import EpochReport, Training
+from models.quantizers.training import SAMPLE, EpochReport, Training
 from models.quantizers.vectors import Vectors
 
 

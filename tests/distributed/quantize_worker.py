@@ -11,8 +11,9 @@ import torch.distributed as dist
 from features.dataset import open_dataset
 from models.quantizers.codebook import codebook_hash, measure
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.quantizer import Quantizer
-from models.quantizers.training import EpochReport, fit
+from models.quantizers.training import EpochReport
 from pipeline.ranks import start_process_group
 from pipeline.vectors import ContentVectors
 

@@ -17,8 +17,8 @@ from features.errors import InputError
 from models.quantizers.alignment import align, kept_prefixes, matchings
 from models.quantizers.codebook import load
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.quantizer import Quantizer
-from models.quantizers.training import fit
 from pipeline import quantize
 from pipeline.config import RunConfig
 from pipeline.recipe import validate, with_overrides

@@ -18,7 +18,8 @@ from features.reader import CACHED_GROUPS
 from models.quantizers import codebook_quality, rqkmeans_training
 from models.quantizers.codebook import measure
 from models.quantizers.config import QuantizerConfig
-from models.quantizers.training import EpochReport, fit
+from models.quantizers.fitting import fit
+from models.quantizers.training import EpochReport
 from models.quantizers.vectors import BLOCK_ROWS, TensorVectors
 from pipeline.quantizer_state import TrainingStateFolder
 from pipeline.ranks import start_process_group

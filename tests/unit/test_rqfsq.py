@@ -12,8 +12,8 @@ from torch import Tensor
 from models.quantizers.autoencoder_training import RqfsqTraining
 from models.quantizers.codebook import load, measure, save
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.rqfsq import RQFSQ
-from models.quantizers.training import fit
 from models.quantizers.vectors import TensorVectors
 from tests.unit.test_rqvae import clustered
 

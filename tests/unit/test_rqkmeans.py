@@ -14,8 +14,9 @@ from torch import Tensor
 from models.quantizers import rqkmeans_training
 from models.quantizers.codebook import DESCRIPTION, load, measure, save
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.rqkmeans import RQKMeans
-from models.quantizers.training import EpochReport, fit
+from models.quantizers.training import EpochReport
 from tests.unit.test_rqvae import clustered
 
 CONFIG = QuantizerConfig(kind="rqkmeans", levels=3, codebook_size=16, batch_size=256)

@@ -12,9 +12,9 @@ from features.errors import InputError
 from models.quantizers.autoencoder_training import RqvaeTraining
 from models.quantizers.codebook import DESCRIPTION, TENSORS, Codebook, ContentOrigin, encode_in_batches, load, measure, save
 from models.quantizers.config import QuantizerConfig
+from models.quantizers.fitting import fit
 from models.quantizers.kmeans import kmeans
 from models.quantizers.rqvae import RQVAE
-from models.quantizers.training import fit
 from models.quantizers.vectors import TensorVectors
 
 SMALL = QuantizerConfig(levels=3, codebook_size=8, hidden_dims=(16,), latent_dim=6, beta=0.25, encoder_rate=1.0, batch_size=64, epochs=4)
