@@ -23,7 +23,7 @@ def enriched_schema(impressions: pa.Schema, levels: int) -> pa.Schema:
     return pa.schema([*impressions, *codes_fields(levels)])
 
 
-def enrich(batch: pa.RecordBatch, store: SemanticIds) -> Enriched:
+def enrich(batch: pa.RecordBatch, store: SemanticIds, source: str | None = None) -> Enriched:
     """Add codes to impressions; every row stays, empty histories and unknown items included.
 
     One lookup serves target and history ids together. An item that the store does not have gets UNKNOWN_CODE at every level.
@@ -32,6 +32,7 @@ def enrich(batch: pa.RecordBatch, store: SemanticIds) -> Enriched:
         batch: n impressions (features.schema.IMPRESSIONS).
         store: what answers; the whole batch sees one version. Training opens one version
             (`features.store.versions.open_snapshot`), serving the store that follows them.
+        source: whose codes, not needed where the store has one source.
 
     Returns:
         The batch with `target_codes` fixed_size_list<uint16>[L] and `history_codes` list<uint16>, L per history item in the item's order.
@@ -39,7 +40,7 @@ def enrich(batch: pa.RecordBatch, store: SemanticIds) -> Enriched:
     history = batch.column("history_item_ids")
     targets = batch.column("item_id").to_numpy(zero_copy_only=False)
     history_ids = history.flatten().to_numpy(zero_copy_only=False)
-    found = store.lookup(np.concatenate([targets, history_ids]))
+    found = store.lookup(np.concatenate([targets, history_ids]), source)
     levels = found.codes.shape[1]
     target_codes = pa.FixedSizeListArray.from_arrays(pa.array(found.codes[: len(targets)].ravel()), levels)
     offsets = np.zeros(batch.num_rows + 1, np.int32)

@@ -105,6 +105,12 @@ class RunConfig(Strict):
             raise ValueError(f"train.global_batch {self.train.global_batch} is not a multiple of ranks {self.ranks}")
         return self
 
+    @property
+    def sid_source(self) -> str:
+        """The source of the Semantic IDs in `train.store`, which is the content that stage embed takes; a store may hold others too."""
+        source = "text" if self.embed.source == "text" else self.embed.vector
+        return source if self.train.store == "store" else f"{source}-shuffled"
+
     def path(self, name: str) -> Path:
         """Where a stage's output lies: items, impressions, quarantine, content, codebook, store, enriched, train, evaluate, report.html."""
         return self.workdir / name

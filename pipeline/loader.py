@@ -65,8 +65,12 @@ class BatchSource:
         if self.config.train.input == "enriched":
             where = str(self.dataset.path)
             enriched = SidContract.from_json(self.dataset.metadata.get("sid_contract", {}), where)
-            enriched.require_same(self.store.contract(), where, str(self.config.path(self.config.train.store)))
-        return self.store.contract()
+            enriched.require_same(self._store_contract, where, str(self.config.path(self.config.train.store)))
+        return self._store_contract
+
+    @property
+    def _store_contract(self) -> SidContract:
+        return self.store.contract(self.config.sid_source)
 
     @property
     def looks_up_codes(self) -> bool:
@@ -100,7 +104,7 @@ class BatchSource:
         if not self.looks_up_codes:
             return table
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
-        return pa.Table.from_batches([enrich(batch, self.store).batch])
+        return pa.Table.from_batches([enrich(batch, self.store, self.config.sid_source).batch])
 
     def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
         """This rank's batches from `first_step` to the plan's end, in order.
@@ -154,7 +158,9 @@ class BatchSource:
         return {"stop": int(self.dataset.rows * min(0.5, self.config.train.train_fraction)), "rows": budget}
 
     def _vocabulary(self, name: str) -> Path:
-        return vocabulary_folder(self.config.path("pieces"), self.dataset, self._codes_from, **self._learned_from(name))
+        assert self.contract is not None
+        folder = self.config.path("pieces")
+        return vocabulary_folder(folder, self.contract, self.dataset, self._codes_from, **self._learned_from(name))
 
     def _needs(self, kind: str) -> bool:
         return any(r.kind == kind for r in self.config.model.representations.values())

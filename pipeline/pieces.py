@@ -18,17 +18,18 @@ from pipeline.progress import say
 MERGE_EVERY = 1 << 20  # codes held before equal ones are counted together
 
 
-def vocabulary_folder(root: Path, dataset: Dataset, store: Snapshot | None, *, stop: int, rows: int) -> Path:
+def vocabulary_folder(root: Path, contract: SidContract, dataset: Dataset, store: Snapshot | None, *, stop: int, rows: int) -> Path:
     """Where a vocabulary lies, named by what it depends on.
 
     Args:
         root: folder of vocabularies.
+        contract: of the codes.
         dataset: the impressions.
         store: what their codes are looked up in; None where they hold them.
         stop: learned from rows [0, stop).
         rows: the table's budget.
     """
-    depends_on = [dataset.fingerprint, store.fingerprint if store else None, stop, rows, trainer_version]
+    depends_on = [contract.to_json(), dataset.fingerprint, store.fingerprint if store else None, stop, rows, trainer_version]
     return root / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:12]
 
 
@@ -36,17 +37,17 @@ def learn(folder: Path, contract: SidContract, dataset: Dataset, store: Snapshot
     """Learn the vocabulary of `vocabulary_folder` unless it is there. Raises InputError where the rows are too few for the codes."""
     if folder.exists():
         return
-    codes, impressions = impressed(dataset, store, stop)
+    codes, impressions = impressed(dataset, store, contract.source, stop)
     train_pieces(folder, contract, codes, impressions, rows)
     say(f"pieces of {len(codes):,} Semantic IDs learned from {stop:,} rows: {folder}")
 
 
-def impressed(dataset: Dataset, store: Snapshot | None, stop: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+def impressed(dataset: Dataset, store: Snapshot | None, source: str, stop: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """The distinct Semantic IDs of the targets of rows [0, stop): uint16 [S, L] in ascending order, and how often, int64 [S]."""
     held: list[tuple[NDArray[np.uint16], NDArray[np.int64]]] = []
     start = waiting = 0
     for group in iter_row_groups(dataset, ["item_id" if store else "target_codes"]):
-        codes = _codes(group.slice(0, stop - start), store)
+        codes = _codes(group.slice(0, stop - start), store, source)
         held.append((codes, np.ones(len(codes), np.int64)))
         start, waiting = start + group.num_rows, waiting + len(codes)
         if waiting >= MERGE_EVERY or start >= stop:
@@ -58,9 +59,9 @@ def impressed(dataset: Dataset, store: Snapshot | None, stop: int) -> tuple[NDAr
     return codes[known], counts[known]
 
 
-def _codes(rows: pa.Table, store: Snapshot | None) -> NDArray[np.uint16]:
+def _codes(rows: pa.Table, store: Snapshot | None, source: str) -> NDArray[np.uint16]:
     if store is not None:
-        return store.lookup(rows.column("item_id").to_numpy()).codes
+        return store.lookup(rows.column("item_id").to_numpy(), source).codes
     column = rows.column("target_codes").combine_chunks()
     codes: NDArray[np.uint16] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
     return codes

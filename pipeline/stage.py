@@ -47,7 +47,7 @@ STAGES = {
         Stage(
             "assign", "Semantic IDs of all items into the entity store", ("content", "codebook"), ("store", "store_shuffled"), ("assign",)
         ),
-        Stage("enrich", "impressions + store to Parquet with codes", ("impressions", "store"), ("enriched", "dense_ids"), ()),
+        Stage("enrich", "impressions + store to Parquet with codes", ("impressions", "store"), ("enriched", "dense_ids"), ("embed",)),
         Stage("train", "train the ranker", ("enriched", "dense_ids"), ("train",), ("model", "sharding", "train", "ranks"), True),
         Stage(
             "evaluate",

@@ -1,5 +1,6 @@
 """A small made-up log for tests: items with codes, a click rate that depends on them, histories, and its store and enriched files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def write_toy_log(workdir: Path, rows: int = 3000, items: int = 300, history: in
     known = np.arange(items) >= items // 10
     publish(workdir / "store", [(item_ids[known], {"text": codes[known]})], [CONTRACT])
     shuffled = codes[known][generator.permutation(known.sum())]
-    publish(workdir / "store_shuffled", [(item_ids[known], {"text": shuffled})], [CONTRACT])
+    publish(workdir / "store_shuffled", [(item_ids[known], {"text-shuffled": shuffled})], [replace(CONTRACT, source="text-shuffled")])
 
 
 def write_enriched_toy_log(workdir: Path, rows: int) -> None:

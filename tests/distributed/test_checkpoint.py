@@ -120,7 +120,8 @@ def test_a_store_of_other_codes_starts_a_run_of_its_own_where_codes_are_looked_u
     live = {"train.input": "impressions", "train.store": "store_shuffled"}
     before, again = (trainer(workdir, tmp_path, device, **live).run_id for _ in range(2))
     store = open_snapshot(workdir / "store_shuffled")
-    publish(workdir / "store_shuffled", [(store.ids, {"text": store.codes["text"][::-1]})], [store.contract()])
+    contract = store.contract()
+    publish(workdir / "store_shuffled", [(store.ids, {contract.source: store.codes[contract.source][::-1]})], [contract])
     assert before == again
     assert trainer(workdir, tmp_path, device, **live).run_id != before
 

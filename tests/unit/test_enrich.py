@@ -12,6 +12,7 @@ from features.dataset import DatasetWriter, open_dataset, read_table
 from features.dense_ids import DenseIdMap
 from features.enrich import enrich
 from features.errors import InputError
+from features.semantic_id import SidContract
 from features.store.publish import publish
 from features.store.versions import open_snapshot
 from pipeline import enrich as stage
@@ -59,6 +60,24 @@ def test_files_of_another_codebook_are_refused_by_name(workdir: Path, tmp_path: 
     publish(tmp_path / "store", [(np.array([1]), {"text": np.zeros((1, 3), np.uint16)})], [other])
     with pytest.raises(InputError, match=r"codebook_hash is 'toy' in .*enriched but 'another' in .*store"):
         _ = BatchSource(config).contract
+
+
+def test_of_several_sources_the_configured_one_is_read(tmp_path: Path) -> None:
+    write_enriched_toy_log(tmp_path, rows=200)
+    one = read_table(open_dataset(tmp_path / "enriched"))
+    ids = open_snapshot(tmp_path / "store").ids
+    image = SidContract(levels=2, codebook_size=9, codebook_hash="images", source="image", generation=1)
+    publish(tmp_path / "store", [(ids, {"image": np.full((len(ids), 2), 7)})], [image])
+    config = recipes.load("simulated", toy_recipe(tmp_path))
+    stage.run(config)
+    assert read_table(open_dataset(tmp_path / "enriched")).equals(one)
+    looked_up = recipes.with_overrides(config, {"train.input": "impressions"})
+    assert BatchSource(looked_up).rows(0, 200).column("target_codes").equals(one.column("target_codes"))
+    images = recipes.with_overrides(config, {"embed.source": "vector", "embed.vector": "image"})
+    stage.run(images)
+    assert BatchSource(images).contract == image
+    with pytest.raises(InputError, match="there is no source 'sound'; it has image, text"):
+        stage.run(recipes.with_overrides(images, {"embed.vector": "sound"}))
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 90))

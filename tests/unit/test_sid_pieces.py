@@ -200,7 +200,7 @@ def test_pieces_are_learned_from_the_first_half_alone(tmp_path: Path) -> None:
     expected = Counter(map(tuple, store.lookup(items).codes.tolist()))
     del expected[(65535,) * 3]
     for name, lookup in (("enriched", None), ("impressions", store)):
-        codes, counts = impressed(open_dataset(tmp_path / name), lookup, 350)
+        codes, counts = impressed(open_dataset(tmp_path / name), lookup, "text", 350)
         assert dict(zip(map(tuple, codes.tolist()), counts.tolist(), strict=True)) == expected
     source = BatchSource(recipes.load("simulated", toy_recipe(tmp_path, **SPM)))
     source.prepare()
