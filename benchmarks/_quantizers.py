@@ -64,6 +64,7 @@ def train_faiss(x_ND: Array, levels: int, codebook_size: int) -> Trained:
     """FAISS's residual k-means, greedy in training and encoding, as prefixes need."""
     bits = int(np.log2(codebook_size))
     quantizer = faiss.ResidualQuantizer(x_ND.shape[1], levels, bits)
+    quantizer.cp.min_points_per_centroid = 1  # it only warns of fewer, once per run of k-means
     quantizer.max_beam_size = 1
     started = time.perf_counter()
     quantizer.train(x_ND)
