@@ -79,7 +79,7 @@ def stream(config: RunConfig, seed: int, table: Mapping[str, object], device: to
         trainer.train(trainer.rows)
         trainer.close()
     labels = column(config, "label_click").astype(np.float64)
-    losses: NDArray[np.float64] = log_losses(trainer.stream_scores()[None], labels)[0, len(labels) // 2 :]
+    losses: NDArray[np.float64] = log_losses(trainer.stream_scores()[None, :, 0], labels)[0, len(labels) // 2 :]
     return losses
 
 

@@ -1,9 +1,10 @@
 """The only place where a KeyedJaggedTensor is made: rows of Arrow to a batch of tensors, a bag per position.
 
 Legend: B examples per rank and step, T history positions, N items in the batch (targets and real history items), L code levels,
-G keys per item, F dense columns.
+G keys per item, F dense columns, K tasks, V segmentations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,9 +17,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from features.dense_ids import DenseIdMap
+from features.errors import InputError
 from features.ids import mix64
 from features.representation import ItemColumns, Representation, hashed_rows
-from features.schema import CONTEXT, DENSE, columns_with_prefix
+from features.schema import CONTEXT, DENSE, LABEL, columns_with_prefix
+from features.segments import STREAM, stream_segments
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class BatchSchema:
         context_tables: context column to rows.
         dense_columns: F names.
         history_length: T.
+        tasks: K names, of labels.
     """
 
     item_tables: dict[str, int]
@@ -38,6 +42,7 @@ class BatchSchema:
     context_tables: dict[str, int]
     dense_columns: tuple[str, ...]
     history_length: int
+    tasks: tuple[str, ...] = ("click",)
 
 
 @dataclass
@@ -55,8 +60,9 @@ class Batch(Pipelineable):
         dense_BF: float32, signed log1p of the dense columns.
         history_age_BT: float32 hours between history event and impression; 0 where padded.
         history_mask_BT: bool, True where there is a history item.
-        label_B: float32, 0 or 1.
+        label_BK: float32, 0 or 1.
         weight_B: float32, 1, or 0 for the padding of a short last batch.
+        segment_BV: int64, the segments that a row's metrics count for, numbers into `features.segments.NAMES`.
         rows_in_step: float32 scalar, real examples of the step over all ranks.
     """
 
@@ -65,8 +71,9 @@ class Batch(Pipelineable):
     dense_BF: torch.Tensor
     history_age_BT: torch.Tensor
     history_mask_BT: torch.Tensor
-    label_B: torch.Tensor
+    label_BK: torch.Tensor
     weight_B: torch.Tensor
+    segment_BV: torch.Tensor
     rows_in_step: torch.Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
@@ -102,6 +109,7 @@ class BatchBuilder:
         history_length: T; longer histories are cut to the T most recent items.
         context_rows: rows of each context column's table.
         dense_ids: needed by an individual representation.
+        tasks: K names; task "click" has the label `label_click`.
         levels: L of `target_codes`, needed by a semantic_id representation.
         id_dropout: share of individual ids sent to the unknown row while training, so that the row is trained.
         seed: of the dropout.
@@ -112,6 +120,7 @@ class BatchBuilder:
     history_length: int
     context_rows: int
     dense_ids: DenseIdMap | None
+    tasks: tuple[str, ...]
     levels: int
     id_dropout: float
     seed: int
@@ -135,6 +144,7 @@ class BatchBuilder:
             {name: self.context_rows for name in self.context_columns},
             self.dense_columns,
             self.history_length,
+            self.tasks,
         )
 
     def build(self, rows: pa.Table, *, first_row: int, size: int, step_rows: tuple[int, int], training: bool, known_before: int) -> Batch:
@@ -159,14 +169,17 @@ class BatchBuilder:
         age[present[:, 1:]] = self._history_ages(rows, lengths)
         weight = np.zeros(size, np.float32)
         weight[:n] = 1.0
+        segments = np.zeros((size, len(STREAM)), np.int64)
+        segments[:n] = stream_segments(rows)
         return Batch(
             items=self._item_kjt(items, present, positions),
             context=self._context_kjt(rows, size),
             dense_BF=torch.from_numpy(self._dense(rows, size)),
             history_age_BT=torch.from_numpy(age),
             history_mask_BT=torch.from_numpy(present[:, 1:].copy()),
-            label_B=torch.from_numpy(_padded(rows.column("label_click"), size)),
+            label_BK=torch.from_numpy(np.stack([_padded(rows.column(LABEL + task), size) for task in self.tasks], 1)),
             weight_B=torch.from_numpy(weight),
+            segment_BV=torch.from_numpy(segments),
             rows_in_step=torch.tensor(float(step_rows[1] - step_rows[0])),
         )
 
@@ -235,9 +248,18 @@ class BatchBuilder:
         return ((now - then) / 3.6e9).astype(np.float32)
 
 
-def input_columns(schema: pa.Schema, *, codes: bool) -> list[str]:
-    """The columns of `schema` that `build` reads, in its order; codes, where there are any, only if a representation uses them."""
-    wanted = {"timestamp", "item_id", "label_click", "history_item_ids", "history_timestamps"}
+def input_columns(schema: pa.Schema, tasks: Sequence[str], *, codes: bool) -> list[str]:
+    """The columns of `schema` that `build` reads, in its order; codes, where there are any, only if a representation uses them.
+
+    Raises:
+        InputError: naming a task whose label is not in `schema`.
+    """
+    for task in tasks:
+        if LABEL + task not in schema.names:
+            labels = ", ".join(name.removeprefix(LABEL) for name in columns_with_prefix(schema, LABEL))
+            raise InputError(f"model.tasks: there is no column '{LABEL}{task}' for task '{task}'; the data set's tasks are {labels}")
+    wanted = {"timestamp", "item_id", "history_item_ids", "history_timestamps"}
+    wanted |= {LABEL + task for task in tasks} | {segmentation.column for segmentation in STREAM}
     wanted |= {*columns_with_prefix(schema, DENSE), *columns_with_prefix(schema, CONTEXT)}
     if codes:
         wanted |= {"target_codes", "history_codes"}

@@ -89,6 +89,9 @@ class RankerConfig(Strict):
         10_000, description="table rows of all hashed representations together, a third of the items for collision factor 3"
     )
     representations: dict[str, RepresentationConfig] = Field(description="table name to how items become its rows")
+    tasks: tuple[str, ...] = Field(
+        ("click",), min_length=1, description="what is predicted, from labels label_NAME; stage evaluate judges the first"
+    )
     history: Literal["bypass", "transformer", "pma"] = Field("bypass", description="history arm (paper A, appendix)")
     history_heads: Positive = Field(2, description="attention heads, transformer and pma")
     pma_seeds: Positive = Field(32, description="learned queries of pma")

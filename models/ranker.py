@@ -1,6 +1,7 @@
 """The ranker: DLRM with an item arm by representation and a history arm, from a Batch to logits and the loss.
 
-Legend: B examples, T history positions, R representations, D embedding width, C context columns, F dense columns, S history tokens.
+Legend: B examples, T history positions, R representations, D embedding width, C context columns, F dense columns, S history tokens,
+K tasks, V segmentations.
 """
 
 import functools
@@ -20,11 +21,12 @@ from models.history import HistoryArm
 
 
 class RankerOutput(NamedTuple):
-    """float32 [B] each: logits, and the labels and weights they belong to."""
+    """Logits, and what belongs to them in the batch: float32 [B, K], [B, K] and [B], int64 [B, V]."""
 
-    logit_B: torch.Tensor
-    label_B: torch.Tensor
+    logit_BK: torch.Tensor
+    label_BK: torch.Tensor
     weight_B: torch.Tensor
+    segment_BV: torch.Tensor
 
 
 class Ranker(nn.Module):
@@ -48,23 +50,24 @@ class Ranker(nn.Module):
         sparse = len(self.targets) + 1 + len(schema.context_tables)
         self.interaction = InteractionArch(sparse)
         interactions = self.width + sparse + sparse * (sparse - 1) // 2 + (self.history_arm.tokens if self.targets else 0)
-        self.over_arch = OverArch(interactions, [*config.over_arch, 1])
+        self.over_arch = OverArch(interactions, [*config.over_arch, len(schema.tasks)])
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, RankerOutput]:
         """The loss and what it was computed from.
 
         Returns:
-            loss: this rank's share; the mean over ranks, which gradient averaging takes, is the mean over the step's examples.
+            loss: this rank's share, summed over tasks; the mean over ranks, which gradient averaging takes, is the mean over the step's
+                examples.
             output: detached, for the metrics.
         """
-        logit_B = self.logits(batch)
-        each_B = functional.binary_cross_entropy_with_logits(logit_B, batch.label_B, reduction="none")
+        logit_BK = self.logits(batch)
+        each_B = functional.binary_cross_entropy_with_logits(logit_BK, batch.label_BK, reduction="none").sum(1)
         share = batch.weight_B.shape[0] * _world_size() / batch.rows_in_step
         loss = (each_B * batch.weight_B).mean() * share
-        return loss, RankerOutput(logit_B.detach(), batch.label_B, batch.weight_B)
+        return loss, RankerOutput(logit_BK.detach(), batch.label_BK, batch.weight_B, batch.segment_BV)
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """float32 [B]."""
+        """float32 [B, K]."""
         pooled = self.item_embeddings(batch.items).values()  # [B*(1+T), R*D]
         items_BPRD = pooled.view(-1, 1 + self.length, self.tables, self.width)
         target_BRD = items_BPRD[:, 0, self.targets]
@@ -78,7 +81,7 @@ class Ranker(nn.Module):
         features = [self.interaction(self.dense_arch(batch.dense_BF), torch.cat(sparse, 1))]
         if self.targets:
             features.append(((tokens_BSD @ target_BRD.sum(1).unsqueeze(-1)) * real_BS1).squeeze(-1))
-        return self.over_arch(torch.cat(features, 1)).squeeze(-1)
+        return self.over_arch(torch.cat(features, 1))
 
 
 def _tables(rows: dict[str, int], width: int, device: torch.device | None) -> EmbeddingBagCollection:

@@ -1,6 +1,7 @@
 """Sharding: TorchRec's planner, DistributedModelParallel, and the fused and dense optimizers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,6 +41,15 @@ class ShardedModel:
     module: DistributedModelParallel
     optimizer: CombinedOptimizer
     plan: ShardingPlan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer state, each tensor sharded as the plan has it; what `load_state_dict` takes back."""
+        return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, after a checkpoint was read into it."""
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def shard(

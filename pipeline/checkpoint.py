@@ -79,13 +79,12 @@ def load(path: Path, model: ShardedModel, metrics: dict[str, torch.Tensor], plan
             raise InputError(f"{path}: {name} is {meta['identity'].get(name)!r} in the checkpoint but {value!r} in this run")
     state = _state(model, metrics)
     dcp.load(state, storage_reader=FileSystemReader(path))
-    model.module.load_state_dict(state["model"])
-    model.optimizer.load_state_dict(state["optimizer"])
+    model.load_state_dict(state)
     return int(meta["step"])
 
 
 def _state(model: ShardedModel, metrics: dict[str, torch.Tensor]) -> dict[str, Any]:
-    return {"model": model.module.state_dict(), "optimizer": model.optimizer.state_dict(), "metrics": metrics}
+    return {**model.state_dict(), "metrics": metrics}
 
 
 def _tensor_names(value: Any, prefix: str = "") -> list[str]:

@@ -15,6 +15,7 @@ from scipy.special import expit
 from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
 from features.files import write_durably
+from features.schema import LABEL
 from pipeline.config import RunConfig
 from pipeline.intervals import Gain, UserBootstrap
 from pipeline.metrics import exact_metrics, log_losses
@@ -62,7 +63,7 @@ def run(config: RunConfig) -> None:
 
 
 def _score_variant(config: RunConfig, name: str, device: torch.device) -> VariantScores:
-    frozen, stream, table_rows = [], [], 0
+    frozen, stream, table_rows, task = [], [], 0, config.model.tasks[0]
     for seed in config.evaluate.seeds:
         chosen = with_overrides(config, {**config.evaluate.variants[name], "train.seed": seed})
         trainer = Trainer(chosen, config.path("evaluate") / "runs", device, quiet=True)
@@ -71,11 +72,11 @@ def _score_variant(config: RunConfig, name: str, device: torch.device) -> Varian
             raise InputError(f"train.train_fraction {config.train.train_fraction} leaves no rows after training to evaluate on")
         trainer.resume()
         trainer.train(trainer.train_rows)
-        frozen.append(_frozen_scores(trainer))
+        frozen.append(_frozen_scores(trainer)[:, 0])
         trainer.train(trainer.rows)
-        stream.append(trainer.stream_scores())
+        stream.append(trainer.stream_scores()[:, 0])
         table_rows = sum(trainer.source.builder.schema.item_tables.values())
-        final = trainer.lifetime.compute()
+        final = trainer.metrics.lifetime()[task]["all"]
         say(f"{name}, seed {seed}: NE {final.ne:.4f}  AUC {final.auc:.4f} over the whole stream")
         trainer.close()
     return VariantScores(np.stack(frozen), np.stack(stream), table_rows)
@@ -99,7 +100,7 @@ def _frozen_scores(trainer: Trainer) -> NDArray[np.float32]:
 
 def _write_results(config: RunConfig, variants: dict[str, VariantScores]) -> None:
     impressions = open_dataset(config.path("impressions"))
-    log = _read_log(impressions)
+    log = _read_log(impressions, config.model.tasks[0])
     rows = len(log.labels)
     train_rows = rows - next(iter(variants.values())).frozen_SN.shape[1]
     half = rows // 2
@@ -177,8 +178,8 @@ def _curve(stream_SN: NDArray[np.float32], labels: NDArray[np.float64]) -> list[
     return points
 
 
-def _read_log(impressions: Dataset) -> Log:
-    names = ["item_id", "user_id", "label_click", "past_impressions"]
+def _read_log(impressions: Dataset, task: str) -> Log:
+    names = ["item_id", "user_id", LABEL + task, "past_impressions"]
     oracle = "oracle_probability" if "oracle_probability" in impressions.schema.names else None
     table = read_table(impressions, names + ([oracle] if oracle else []))
     items, users, labels, past = (table.column(name).to_numpy() for name in names)

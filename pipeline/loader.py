@@ -84,10 +84,11 @@ class BatchSource:
         contract, train = self.contract, self.config.train
         return BatchBuilder(
             representations=tuple(self._representations(contract, dense_ids)),
-            columns=tuple(input_columns(self.dataset.schema, codes=contract is not None)),
+            columns=tuple(input_columns(self.dataset.schema, self.config.model.tasks, codes=contract is not None)),
             history_length=self.config.ingest.history_length,
             context_rows=self.config.model.context_rows,
             dense_ids=dense_ids,
+            tasks=self.config.model.tasks,
             levels=contract.levels if contract else 0,
             id_dropout=train.id_dropout,
             seed=train.seed,

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from features.segments import PAST_IMPRESSIONS
+
 HEAD, TORSO = 0.001, 0.055  # shares of the items, most impressed first (paper A, section 5)
-PAST_IMPRESSIONS = ((0, 0), (1, 9), (10, 49), (50, 199), (200, None))
 
 Segments = dict[str, NDArray[np.bool_]]
 
@@ -38,8 +39,5 @@ def by_training_impressions(item_ids: NDArray[np.int64], train_rows: int) -> Seg
 
 def by_past_impressions(past_impressions: NDArray[np.integer]) -> Segments:
     """Segments of a stream by the item's impressions so far (int [N]): all, 0, 1-9, 10-49, 50-199, 200+."""
-    segments = {"all": np.ones(len(past_impressions), bool)}
-    for low, high in PAST_IMPRESSIONS:
-        name = f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
-        segments[name] = (past_impressions >= low) & (past_impressions <= (np.inf if high is None else high))
-    return segments
+    bins = PAST_IMPRESSIONS.bins(past_impressions)
+    return {"all": np.ones(len(bins), bool), **{name: bins == number for number, name in enumerate(PAST_IMPRESSIONS.names)}}

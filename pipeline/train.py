@@ -5,6 +5,7 @@ import sys
 
 from features.files import write_durably
 from pipeline.config import RunConfig
+from pipeline.metrics import as_json
 from pipeline.progress import say
 from pipeline.ranks import on_rank_zero, start_process_group
 from pipeline.trainer import Trainer
@@ -21,9 +22,12 @@ def run(config: RunConfig) -> None:
     if trainer.resume():
         say(f"resumed after step {trainer.step}")
     trainer.train(trainer.train_rows)
-    final = trainer.lifetime.compute()
-    say(f"trained on {trainer.train_rows:,} rows: NE {final.ne:.4f}  AUC {final.auc:.4f}  calibration {final.calibration:.3f}")
-    on_rank_zero(lambda: write_durably(folder / "metrics.json", json.dumps({"run": trainer.run_id, **final._asdict()}, indent=1).encode()))
+    final = trainer.metrics.lifetime()
+    for task, segments in final.items():
+        ne, auc, calibration = segments["all"]
+        say(f"trained on {trainer.train_rows:,} rows: {task}  NE {ne:.4f}  AUC {auc:.4f}  calibration {calibration:.3f}")
+    report = {"run": trainer.run_id, "metrics": as_json(final)}
+    on_rank_zero(lambda: write_durably(folder / "metrics.json", json.dumps(report, indent=1).encode()))
     trainer.close()
 
 

@@ -22,7 +22,7 @@ from models.sharding import describe, initialise_optimizer, shard
 from pipeline import checkpoint
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
-from pipeline.metrics import RunningMetrics
+from pipeline.metrics import StreamMetrics
 from pipeline.progress import progress_bar, say
 from pipeline.ranks import on_rank_zero
 from pipeline.stage import TRAINING_CODE, code_fingerprint
@@ -34,7 +34,7 @@ class Trainer:
     Attributes:
         folder: the resolved config, checkpoints, scores and TensorBoard curves.
         step: batches trained so far.
-        lifetime: metrics of all of them, each batch scored before it was trained on.
+        metrics: of all of them, each batch scored before it was trained on.
     """
 
     def __init__(self, config: RunConfig, root: Path, device: torch.device, *, quiet: bool = False) -> None:
@@ -72,8 +72,8 @@ class Trainer:
         pipeline = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
         self._pipeline = pipeline(self.model.module, self.model.optimizer, device)
         self.step = 0
-        self.lifetime, self._window = RunningMetrics(device), RunningMetrics(device)
-        self._scores: list[torch.Tensor] = []  # float32 [B] per step since the last checkpoint
+        self.metrics = StreamMetrics(config.model.tasks, device)
+        self._scores: list[torch.Tensor] = []  # float32 [B, K] per step since the last checkpoint
         self._board = SummaryWriter(str(self.folder / "tensorboard")) if dist.get_rank() == 0 else None
         self._logged = (0, 0.0)  # step and time of the last progress line
 
@@ -108,8 +108,8 @@ class Trainer:
             while self.step < plan.steps:
                 output = self._pipeline.progress(batches)
                 self.step += 1
-                self._window.update(*output)
-                self._scores.append(output.logit_B)
+                self.metrics.update(*output)
+                self._scores.append(output.logit_BK)
                 advance()
                 if self.step % every.log_every == 0 or self.step == plan.steps:
                     self._log(plan)
@@ -117,17 +117,17 @@ class Trainer:
                     self.save()
 
     def score(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Logits of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` count as unknown."""
+        """Logits [rows, K] of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` are unknown."""
         plan = self._plan(start, stop)
         self.model.module.eval()
         self._pipeline.reset()
         batches = self.source.batches(plan, 0, training=False, known_before=start)
         with torch.no_grad():
-            logits = [self._pipeline.progress(batches).logit_B for _ in range(plan.steps)]
+            logits = [self._pipeline.progress(batches).logit_BK for _ in range(plan.steps)]
         return _in_row_order(logits)[: stop - start]
 
     def stream_scores(self) -> NDArray[np.float32]:
-        """Logits of all rows trained so far, each made before the row was trained on; read from the run's folder, which ranks share."""
+        """Logits [rows, K] of all rows so far, each made before the row was trained on; read from the run's folder, which ranks share."""
         files = sorted((self.folder / "scores").glob("*.npy"))
         return np.concatenate([np.load(file, allow_pickle=False) for file in files])[: self.rows]
 
@@ -143,17 +143,16 @@ class Trainer:
         on_rank_zero(lambda: write_array(self.folder / "scores" / f"{first:09d}.npy", scores))
         self._scores = []
         position = checkpoint.Position(self.step, self._plan_id, self._identity)
-        checkpoint.save(self.checkpoints, self.model, self._metrics_state(), position, self.config.train.keep_checkpoints)
+        checkpoint.save(self.checkpoints, self.model, self.metrics.state(), position, self.config.train.keep_checkpoints)
 
     def resume(self) -> bool:
         """Load the newest checkpoint; False where there is none. Raises InputError where it does not fit this run or is damaged."""
         path = checkpoint.latest(self.checkpoints)
         if path is None:
             return False
-        metrics = self._metrics_state()
+        metrics = self.metrics.state()
         self.step = checkpoint.load(path, self.model, metrics, self._plan_id, self._identity)
-        self.lifetime.load(metrics["lifetime"])
-        self._window.load(metrics["window"])
+        self.metrics.load(metrics)
         return True
 
     def describe(self) -> list[str]:
@@ -187,35 +186,33 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_durably(self.folder / "config.json", self.config.model_dump_json(indent=1).encode())
 
-    def _metrics_state(self) -> dict[str, torch.Tensor]:
-        return {"lifetime": self.lifetime.state(), "window": self._window.state()}
-
     def _log(self, plan: BatchPlan) -> None:
-        window = self._window.compute()
-        self.lifetime.add(self._window)
-        self._window = RunningMetrics(self.device)
-        lifetime = self.lifetime.compute()
+        window, lifetime = self.metrics.report()
         (step, clock), self._logged = self._logged, (self.step, time.perf_counter())
         rate = (self.step - step) * plan.global_batch / (self._logged[1] - clock)
         if self._board is None:
             return
         if not self._quiet:
-            say(
-                f"step {self.step}/{plan.steps}  NE {window.ne:.4f} (all so far {lifetime.ne:.4f})  AUC {window.auc:.4f}  "
-                f"calibration {window.calibration:.3f}  {rate:,.0f} examples/s"
-            )
-        for name, metrics in (("window", window), ("lifetime", lifetime)):
-            for metric, value in metrics._asdict().items():
-                self._board.add_scalar(f"{metric}/{name}", value, self.step)
+            for task in window:
+                now, ever = window[task]["all"], lifetime[task]["all"]
+                say(
+                    f"step {self.step}/{plan.steps}{f'  {task}' if len(window) > 1 else ''}  NE {now.ne:.4f} (all so far {ever.ne:.4f})  "
+                    f"AUC {now.auc:.4f}  calibration {now.calibration:.3f}  {rate:,.0f} examples/s"
+                )
+        for span, table in (("window", window), ("lifetime", lifetime)):
+            for task, segments in table.items():
+                for segment, metrics in segments.items():
+                    for metric, value in metrics._asdict().items():
+                        self._board.add_scalar(f"{task}/{metric}/{span}/{segment}", value, self.step)
         self._board.add_scalar("examples_per_second", rate, self.step)
 
 
 def _in_row_order(logits: list[torch.Tensor]) -> NDArray[np.float32]:
-    """Per-step slices [B] of all ranks to one array in row order, on every rank."""
-    mine = torch.stack(logits)  # [steps, B]
+    """Per-step slices [B, K] of all ranks to one array in row order, on every rank."""
+    mine = torch.stack(logits)  # [steps, B, K]
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, mine)
-    return torch.stack(parts, 1).flatten().cpu().numpy()
+    return torch.stack(parts, 1).flatten(0, 2).cpu().numpy()
 
 
 def write_array(path: Path, array: NDArray[np.float32]) -> None:

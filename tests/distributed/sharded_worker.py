@@ -40,9 +40,9 @@ def main(sharding: str, *overrides: str) -> None:
         model.optimizer.zero_grad()
         loss.backward()
         model.optimizer.step()
-        size = len(output.logit_B)
+        size = len(output.logit_BK)
         expected = copy.logits(whole)
-        close(output.logit_B, expected.detach()[dist.get_rank() * size : (dist.get_rank() + 1) * size], "logits")
+        close(output.logit_BK, expected.detach()[dist.get_rank() * size : (dist.get_rank() + 1) * size], "logits")
         train_copy(copy, whole, expected, adam, moments)
     for name, weight in full_state(model.module).items():
         # Adam divides a gradient by its own size: where that is rounding noise (an attention's key bias), so is the step.
@@ -56,7 +56,7 @@ def steps(source: BatchSource, world: int, rank: int) -> list[Batch]:
 
 
 def train_copy(copy: Ranker, whole: Batch, logits: torch.Tensor, adam: torch.optim.Adam, moments: dict[str, torch.Tensor]) -> None:
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, whole.label_B, reduction="none")
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, whole.label_BK, reduction="none").sum(1)
     loss = (losses * whole.weight_B).sum() / whole.weight_B.sum()
     copy.zero_grad()
     loss.backward()

@@ -35,7 +35,7 @@ def curve(workdir: Path) -> dict[str, list[float]]:
     assert done.returncode == 0, done.stderr[-3000:]
     scores = np.concatenate([np.load(file) for file in sorted(workdir.glob("train/*/scores/*.npy"))])
     labels = read_table(open_dataset(workdir / "impressions"), ["label_click"]).column(0).to_numpy()[: len(scores)]
-    losses = log_losses(scores, labels).reshape(-1, BATCH).mean(1)
+    losses = log_losses(scores[:, 0], labels).reshape(-1, BATCH).mean(1)
     return {"log_loss": [round(float(loss), 6) for loss in losses[::4]]}
 
 

@@ -27,7 +27,7 @@ from models.history import Bypass
 from models.ranker import Ranker
 from pipeline import recipe as recipes
 from pipeline.loader import BatchSource
-from pipeline.metrics import RunningMetrics
+from pipeline.metrics import StreamMetrics
 
 ROOT = Path(pipeline.__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "data_path.md").read_text()
@@ -128,7 +128,7 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
         "history_mask": batch.history_mask_BT.tolist(),
         "history_age_hours": batch.history_age_BT.tolist(),
         "dense": batch.dense_BF.tolist(),
-        "label": batch.label_B.tolist(),
+        "label": batch.label_BK.tolist(),
         "weight": batch.weight_B.tolist(),
     }
 
@@ -141,17 +141,17 @@ def computed_scores(batch: Batch, schema: BatchSchema, config: RankerConfig) -> 
     ranker.interaction.register_forward_hook(lambda module, given, result: seen.update(sparse=given[1], pairs=result))
     ranker.over_arch.register_forward_hook(lambda module, given, result: seen.update(features=given[0]))
     loss, output = ranker(batch)
-    metrics = RunningMetrics(torch.device("cpu"))
+    metrics = StreamMetrics(["click"], torch.device("cpu"))
     metrics.update(*output)
-    final = metrics.compute()
+    final = metrics.lifetime()["click"]["all"]
     return {
         "pooled": ranker.item_embeddings(batch.items).values().view(2, 3, 2).tolist(),
         "age_buckets": seen["buckets"][0].tolist(),
         "summary_of_row_0": seen["sparse"][0, 1].tolist(),
         "target_dot_summary": seen["pairs"][:, -1].tolist(),
         "target_dot_tokens": seen["features"][:, -2:].tolist(),
-        "logit": output.logit_B.tolist(),
-        "loss_of_rows": functional.binary_cross_entropy_with_logits(output.logit_B, batch.label_B, reduction="none").tolist(),
+        "logit": output.logit_BK.tolist(),
+        "loss_of_rows": functional.binary_cross_entropy_with_logits(output.logit_BK, batch.label_BK, reduction="none").tolist(),
         "loss": loss.item(),
         "ne": final.ne,
         "auc": final.auc,

@@ -83,7 +83,7 @@ def test_ages_dense_and_masks(workdir: Path) -> None:
         assert batch.dense_BF[example].tolist() == pytest.approx(
             [np.log1p(row["dense_past_count"]), np.log1p(row["dense_age_hours"])], rel=1e-6
         )
-        assert batch.label_B[example] == row["label_click"]
+        assert batch.label_BK[example, 0] == row["label_click"]
 
 
 def test_lookup_in_the_reader_gives_the_enriched_batch(workdir: Path) -> None:
@@ -101,7 +101,7 @@ def test_loader_processes_change_nothing(workdir: Path) -> None:
     here, there = (BatchSource(load(workdir, **{"train.workers": workers})).batches(plan, 1, training=True) for workers in (0, 2))
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.items.values(), other.items.values())
-        assert torch.equal(one.label_B, other.label_B)
+        assert torch.equal(one.label_BK, other.label_BK)
 
 
 def test_individual_ids_drop_out_at_the_stated_rate_whatever_the_ranks(workdir: Path) -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import log_loss, roc_auc_score
 
+from features.segments import NAMES
 from pipeline.intervals import UserBootstrap
-from pipeline.metrics import RunningMetrics, exact_metrics, log_losses
+from pipeline.metrics import Metrics, StreamMetrics, as_json, exact_metrics, log_losses
 from pipeline.segments import by_past_impressions, by_training_impressions
 
 
@@ -50,26 +51,51 @@ def test_log_losses_are_finite_and_exact(logits: np.ndarray, seed: int) -> None:
     assert np.allclose(log_losses(logits, labels), expected, rtol=1e-12, atol=1e-15)
 
 
-def test_running_metrics_agree_with_the_exact_ones_and_ignore_padding() -> None:
-    logits, labels = sample(4096)
-    running, parts = RunningMetrics(torch.device("cpu")), RunningMetrics(torch.device("cpu"))
+def test_stream_metrics_agree_with_the_exact_ones_in_every_segment_and_ignore_padding() -> None:
+    logits, labels = (np.stack(pair, 1) for pair in zip(sample(4096), sample(4096, 1), strict=True))
+    generator = np.random.default_rng(2)
+    segments = np.stack([generator.integers(0, 5, 4096), generator.integers(5, 10, 4096)], 1)
+    running, resumed = (StreamMetrics(["click", "buy"], torch.device("cpu")) for _ in range(2))
     for start in range(0, 4096, 512):
         part = slice(start, start + 512)
-        junk = torch.full((7,), 9.0)
-        window = RunningMetrics(torch.device("cpu"))
-        window.update(
-            torch.cat([torch.from_numpy(logits[part]), junk]),
-            torch.cat([torch.from_numpy(labels[part]).float(), torch.ones(7)]),
-            torch.cat([torch.ones(512), torch.zeros(7)]),
-        )
-        running.add(window)
-        parts.load(running.state())
+        batch = [torch.from_numpy(values[part]).float() for values in (logits, labels)]
+        logit, label = (torch.cat([values, torch.full((7, 2), junk)]) for values, junk in zip(batch, (9.0, 1.0), strict=True))
+        weight = torch.cat([torch.ones(512), torch.zeros(7)])
+        segment = torch.cat([torch.from_numpy(segments[part]), torch.zeros(7, 2, dtype=torch.int64)])
+        running.update(logit, label, weight, segment)
+        if start == 1024:
+            running.report()
+        resumed.load(running.state())
+    for metrics in (running, resumed):
+        lifetime = metrics.lifetime()
+        window, _ = metrics.report()
+        for column, task in enumerate(("click", "buy")):
+            for number, name in enumerate(("all", *NAMES)):
+                mine = np.ones(4096, bool) if name == "all" else (segments == number - 1).any(1)
+                close(lifetime[task][name], logits[mine, column], labels[mine, column])
+                mine[:1536] = False
+                close(window[task][name], logits[mine, column], labels[mine, column])
+
+
+def close(found: Metrics, logits: np.ndarray, labels: np.ndarray) -> None:
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     exact = exact_metrics(log_losses(logits, labels), probabilities, labels)
-    for metrics in (running.compute(), parts.compute()):
-        assert metrics.ne == pytest.approx(exact.ne, rel=1e-6)
-        assert metrics.calibration == pytest.approx(exact.calibration, rel=1e-6)
-        assert metrics.auc == pytest.approx(exact.auc, abs=1e-4)
+    assert found.ne == pytest.approx(exact.ne, rel=1e-12)
+    assert found.calibration == pytest.approx(exact.calibration, rel=1e-12)
+    assert found.auc == pytest.approx(exact.auc, abs=2e-4)
+
+
+def test_a_segment_of_one_class_is_undefined_and_the_others_are_not() -> None:
+    metrics = StreamMetrics(["click"], torch.device("cpu"))
+    label = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
+    metrics.update(torch.zeros(4, 1), label, torch.ones(4), torch.tensor([[0, 5], [0, 5], [1, 5], [1, 5]]))
+    table = metrics.lifetime()["click"]
+    assert np.isnan(table["0"].ne)
+    assert np.isnan(table["0"].auc)
+    assert table["0"].calibration == 0.5
+    assert table["1-9"] == (1.0, 0.5, 1.0)
+    assert np.isnan(table["200+"].calibration)
+    assert as_json(metrics.lifetime())["click"]["0"] == {"ne": None, "auc": None, "calibration": 0.5}
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
