@@ -12,7 +12,7 @@ else
   REQUIREMENTS := --editable .[text,redis,dev,gpu]
 endif
 
-.PHONY: setup demo test test-unit test-processes lint bench
+.PHONY: setup demo test test-unit test-processes soak lint bench
 
 setup: .venv/set-up
 
@@ -35,6 +35,10 @@ test-unit: setup
 
 test-processes: setup
 	$(PYTEST) tests --ignore=tests/unit
+
+# Kills and faults at many points, and every change of ranks and plan, which `test` samples: a quarter of an hour.
+soak: setup
+	SOAK=all $(PYTEST) tests/soak --timeout=3600
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from features.dataset import open_dataset, read_table
 from pipeline import assign, embed, ingest, quantize, simulate
 from pipeline import recipe as recipes
 from pipeline.config import RunConfig
+from pipeline.exact_metrics import log_losses
 from pipeline.intervals import UserBootstrap
-from pipeline.metrics import log_losses
 from pipeline.segments import Segments, by_training_impressions
 from pipeline.trainer import Trainer
 
@@ -36,7 +36,9 @@ def arguments(description: str) -> argparse.Namespace:
 def logs(options: argparse.Namespace) -> dict[str, tuple[str, Changes]]:
     """Log name to the recipe and its changes: the simulated world, and the real logs whose raw files are given."""
     size: Changes = {"simulate.impressions": 20_000, "simulate.items": 2_000, "model.rows": 660}
-    found: dict[str, tuple[str, Changes]] = {"simulated": ("simulated", {"embed.source": "vector", **(size if options.small else {})})}
+    found: dict[str, tuple[str, Changes]] = {
+        "simulated": ("simulated", {"embed.sources": "[vector_content]", **(size if options.small else {})})
+    }
     for given in options.log:
         recipe, _, raw = given.partition("=")
         found[recipe] = recipe, {"ingest.raw": Path(raw).expanduser(), **({"ingest.last_rows": 50_000} if options.small else {})}
@@ -117,8 +119,9 @@ def column(config: RunConfig, name: str) -> NDArray[np.int64]:
 def _segments(config: RunConfig) -> Segments:
     """Of the second half: all rows, items of the first half's tail, and items that it did not have."""
     items = column(config, "item_id")
-    segments = by_training_impressions(items, len(items) // 2)
-    return {name: segments[name] for name in ("all", "tail", "new")}
+    half = len(items) // 2
+    segments = by_training_impressions(items, half).segments
+    return {"all": np.ones(len(items) - half, bool), **{name: segments[name] for name in ("tail", "new")}}
 
 
 def _entropy(rate: float) -> float:

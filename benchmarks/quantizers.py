@@ -2,8 +2,8 @@
 
 Bars for the default, RQ-VAE: reconstruction error no higher than either's, usage at least 95% at every level, share of unique ids at least
 either's, encoding at least as many items per second as FAISS. Data: content data sets that stage embed wrote (`--content DIR`, repeatable,
-e.g. runs/ifdb/content), and the simulated world's vectors. On the former a second training on nine tenths of the items also gives the error
-on the last tenth, which has no bar.
+e.g. runs/ifdb/content/text), and the simulated world's vectors. On the former a second training on nine tenths of the items also gives the
+error on the last tenth, which has no bar.
 """
 
 import os
@@ -102,7 +102,7 @@ def simulated(items: int, dim: int) -> Array:
 def _data(options: argparse.Namespace) -> list[tuple[str, Array, tuple[int, ...]]]:
     if options.small:
         return [("simulated", simulated(20_000, 64), (256,))]
-    given = [(folder.parent.name, read_content(folder).vectors_ND, (64, 128, 256)) for folder in options.content]
+    given = [(f"{folder.parents[1].name}, {folder.name}", read_content(folder).vectors_ND, (64, 128, 256)) for folder in options.content]
     return [*given, ("simulated", simulated(200_000, 256), (256,))]
 
 

@@ -33,6 +33,9 @@ class SemanticIds(Protocol):
     def lookup(self, ids: npt.NDArray[np.int64], source: str | None = None) -> Lookup:
         """Codes of ids int64 [N], all of one version."""
 
+    def lookups(self, ids: npt.NDArray[np.int64], sources: Sequence[str | None]) -> list[Lookup]:
+        """The same for several sources, all of one version."""
+
 
 def open_store(target: str | Path, *, verify: bool = True) -> "EntityStore | RedisStore":
     """Open the store in a folder, or the one that a redis://, rediss:// or unix:// URL names."""
@@ -89,19 +92,28 @@ class EntityStore:
         Raises:
             InputError: naming the damaged file and item, or both sides where delta and version are of different codebooks.
         """
-        snapshot = self._versions.snapshot()
-        answer = snapshot.lookup(ids, source)
-        delta = self._delta() if answer.misses else None
+        return self.lookups(ids, [source])[0]
+
+    def lookups(self, ids: npt.NDArray[np.int64], sources: Sequence[str | None]) -> list[Lookup]:
+        """`lookup` for several sources, all of one version and one state of the delta."""
+        current = snapshot = self._versions.snapshot()
+        answers = snapshot.lookups(ids, sources)
+        delta = self._delta() if any(answer.misses for answer in answers) else None
         if delta is None:
-            return answer
+            return answers
         with delta.reading() as view:
-            current, appended = self._beside(view, snapshot, source)
+            appended = []
+            for source in sources:
+                current, name = self._beside(view, current, source)
+                appended.append(name)
             if current is not snapshot:
-                answer = current.lookup(ids, source)
-            if appended is None:
-                return answer
-            view.fill(ids, answer.codes, appended)
-        return Lookup(answer.codes, int(np.count_nonzero(answer.codes[:, 0] == UNKNOWN_CODE)))
+                answers = current.lookups(ids, sources)
+            for number, name in enumerate(appended):
+                if name is not None:
+                    codes = answers[number].codes
+                    view.fill(ids, codes, name)
+                    answers[number] = Lookup(codes, int(np.count_nonzero(codes[:, 0] == UNKNOWN_CODE)))
+        return answers
 
     def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
         """Codes of one item, or None."""

@@ -1,17 +1,17 @@
 """Ordered, resumable Parquet reading: rows by number, and the plan that gives every rank its slice of each global batch."""
 
+import bisect
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.dataset import Dataset, open_parquet, read_row_group
-
-CACHED_GROUPS = 3  # the group being read, the next one, and one that a batch straddles
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,19 @@ class BatchPlan:
 class RowReader:
     """Reads any range of rows of a data set, decoding only the row groups that it touches and keeping the latest few.
 
-    Row groups no larger than a rank's batch let W ranks share the decoding; the data sets written here have 8192 rows each.
+    Ranges that were asked for at even distances will be so again: a thread decodes the row groups which come next. pyarrow holds no lock
+    of the interpreter meanwhile, so that this costs the step nothing where a core is free or a rank waits for others.
+
+    Only whole row groups can be decoded. Where they are no larger than a rank's batch, W ranks share the decoding; where they are larger,
+    several ranks decode the same ones. The data sets written here have 8192 rows each.
     """
 
     def __init__(self, dataset: Dataset, columns: Sequence[str]) -> None:
         self.dataset, self.columns = dataset, list(columns)
         self._files: dict[int, pq.ParquetFile] = {}
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._decoder = ThreadPoolExecutor(1)  # one thread, since a file must not be read by two
+        self._tables: OrderedDict[int, Future[pa.Table]] = OrderedDict()  # by group number, decoded or being decoded
+        self._latest, self._distance = 0, 0  # first row of the latest range, and how far it was from the one before
         sizes: list[int] = []
         self._places: list[tuple[int, int]] = []  # group number -> (file index, row group in that file)
         for index in range(len(dataset.files)):
@@ -76,30 +82,56 @@ class RowReader:
             for group in range(metadata.num_row_groups):
                 sizes.append(metadata.row_group(group).num_rows)
                 self._places.append((index, group))
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._starts = [0, *itertools.accumulate(sizes)]
 
     @property
     def rows(self) -> int:
         """Number of rows of the data set."""
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows [start, stop) in order. Raises InputError naming file and row group where one is damaged."""
-        touched = np.searchsorted(self._starts, [start, max(stop - 1, start)], side="right") - 1
-        first, last = np.minimum(touched, len(self._places) - 1)  # an empty range at the very end touches no group
-        parts = []
-        for number in range(first, last + 1):
-            base = int(self._starts[number])
-            parts.append(self._group(number).slice(max(start - base, 0), stop - max(start, base)))
-        return pa.concat_tables(parts).combine_chunks()
+        """Rows [start, stop) in order, every column in one chunk: a view of one row group, or a copy where they lie in several.
 
-    def _group(self, number: int) -> pa.Table:
-        if number not in self._cache:
-            index, group = self._places[number]
-            self._cache[number] = read_row_group(self._open(index), self.dataset.file_path(index), group, self.columns)
-            if len(self._cache) > CACHED_GROUPS:
-                self._cache.popitem(last=False)
-        return self._cache[number]
+        Raises:
+            InputError: naming file and row group where one is damaged.
+        """
+        groups = self._touched(start, stop)
+        tables = [self._table(number) for number in groups]
+        following = self._touched(*self._next_range(start, stop, groups))
+        for number in following:
+            self._table(number)
+        while len(self._tables) > len(groups) + len(following):  # those of both are the latest, moved to the end
+            self._tables.popitem(last=False)
+        parts = []
+        for number, table in zip(groups, tables, strict=True):
+            first = max(start - self._starts[number], 0)
+            parts.append(table.result().slice(first, stop - self._starts[number] - first))
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts).combine_chunks()
+
+    def _touched(self, start: int, stop: int) -> range:
+        """Numbers of the row groups that hold a range; the last one for an empty range at the very end."""
+        last_group = len(self._places) - 1
+        first, last = (min(bisect.bisect_right(self._starts, row) - 1, last_group) for row in (start, max(stop - 1, start)))
+        return range(first, last + 1)
+
+    def _next_range(self, start: int, stop: int, groups: range) -> tuple[int, int]:
+        """The first range beyond `groups` if ranges go on at the distance of the latest three; this one where they do not."""
+        distance, before = start - self._latest, self._distance
+        self._latest, self._distance = start, distance
+        if distance <= 0 or distance != before:
+            return start, stop
+        following = start + -(-(self._starts[groups.stop] - start) // distance) * distance
+        return (following, following + stop - start) if following < self.rows else (start, stop)
+
+    def _table(self, number: int) -> "Future[pa.Table]":
+        if number not in self._tables:
+            self._tables[number] = self._decoder.submit(self._decode, number)
+        self._tables.move_to_end(number)
+        return self._tables[number]
+
+    def _decode(self, number: int) -> pa.Table:
+        index, group = self._places[number]
+        return read_row_group(self._open(index), self.dataset.file_path(index), group, self.columns)
 
     def _open(self, index: int) -> pq.ParquetFile:
         if index not in self._files:

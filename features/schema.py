@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from features.errors import InputError
+from features.semantic_id import SidContract
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -11,6 +12,8 @@ LABEL = "label_"  # int8, 0 or 1, one per task
 DENSE = "dense_"  # float32, non-negative, of the item's past only
 CONTEXT = "context_"  # int64 or list<int64>
 VECTOR = "vector_"  # fixed_size_list<float32>[d], one per content source
+TARGET_CODES = "target_codes_"  # fixed_size_list<uint16>[L], one per source of Semantic IDs; UNKNOWN_CODE where there is none
+HISTORY_CODES = "history_codes_"  # list<uint16>, L per history item, in the history's order
 
 ITEMS = pa.schema(
     [
@@ -39,11 +42,11 @@ IMPRESSIONS = pa.schema(
 ORACLE = pa.field("oracle_probability", pa.float64(), nullable=False)  # simulated worlds only: the true click probability
 
 
-def codes_fields(levels: int) -> list[pa.Field]:
-    """The columns that enrichment adds: `target_codes` uint16[L] and `history_codes`, a list of T*L uint16, L per history item."""
+def codes_fields(contract: SidContract) -> list[pa.Field]:
+    """The two columns that enrichment adds for one source: the target's codes, and those of the history items."""
     return [
-        pa.field("target_codes", pa.list_(pa.uint16(), levels), nullable=False),
-        pa.field("history_codes", pa.list_(pa.uint16()), nullable=False),
+        pa.field(TARGET_CODES + contract.source, pa.list_(pa.uint16(), contract.levels), nullable=False),
+        pa.field(HISTORY_CODES + contract.source, pa.list_(pa.uint16()), nullable=False),
     ]
 
 

@@ -26,7 +26,8 @@ class Segmentation(NamedTuple):
 
 
 PAST_IMPRESSIONS = Segmentation("past_impressions", (1, 10, 50, 200), ("0", "1-9", "10-49", "50-199", "200+"))
-ITEM_AGE = Segmentation("dense_age_hours", (1, 24, 168, 720), ("under 1 hour", "1-24 hours", "1-7 days", "7-30 days", "over 30 days"))
+# Hours since the item's creation or its first event; an item without either is 0 hours old. The first bin is paper B's.
+ITEM_AGE = Segmentation("dense_age_hours", (24, 72, 168, 720), ("under a day", "1-3 days", "3-7 days", "7-30 days", "over 30 days"))
 STREAM = (PAST_IMPRESSIONS, ITEM_AGE)  # what training reports
 NAMES = tuple(name for segmentation in STREAM for name in segmentation.names)
 

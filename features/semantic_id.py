@@ -22,6 +22,8 @@ class SidContract:
         codebook_hash: sha256 of the codebook's tensors.
         source: name of the content embedding, e.g. "text".
         generation: number of the codebook, 1 for the first; a refreshed codebook counts up.
+        aligned_with: hash of the codebook that a refreshed one's codes were matched with, so that they keep their meaning; None where there
+            is none.
     """
 
     levels: int
@@ -29,6 +31,7 @@ class SidContract:
     codebook_hash: str
     source: str
     generation: int
+    aligned_with: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, Parquet metadata and checkpoints."""
@@ -42,8 +45,9 @@ class SidContract:
         except TypeError as error:
             raise InputError(f"{where}: not a Semantic ID contract ({error})") from error
         for field in fields(cls):
-            if type(getattr(contract, field.name)) is not field.type:
-                raise InputError(f"{where}: not a Semantic ID contract ({field.name} is {getattr(contract, field.name)!r})")
+            found = getattr(contract, field.name)
+            if type(found) is not field.type and not (field.name == "aligned_with" and isinstance(found, str | None)):
+                raise InputError(f"{where}: not a Semantic ID contract ({field.name} is {found!r})")
         return contract
 
     def require_same(self, other: "SidContract", this_name: str, other_name: str) -> None:

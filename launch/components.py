@@ -17,6 +17,13 @@ PROCESS_ENV = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
 }
+TORCHRUN_ENV = {
+    "OMP_NUM_THREADS": "1",
+    # Slurm and Kubernetes kill a job 30 s after its SIGTERM: the ranks get 25 s of that to save, torchrun the rest to end.
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "25",
+    # Else restarted ranks meet in the store of those that died, and may find the addresses that these left there.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 Env = Optional[Dict[str, str]]
 Component = TypeVar("Component", bound=Callable[..., specs.AppDef])
 
@@ -33,6 +40,7 @@ Args:
 _DISTRIBUTED_ARGUMENTS = """    gpu: GPUs per node
     j: nodes and ranks per node as {nodes}x{ranks}, or {min}:{max}x{ranks} where the scheduler is elastic
     max_restarts: how often torchrun restarts all ranks, which resume from the newest checkpoint, after one has failed
+    max_retries: how often the scheduler starts the job again, which resumes likewise, after it has failed or lost its place
     rdzv_port: port on the first node through which several nodes find each other; a single node takes a free one
 """
 
@@ -77,6 +85,7 @@ def _distributed(
     gpu: int,
     j: str,
     max_restarts: int,
+    max_retries: int,
     rdzv_port: int,
 ) -> specs.AppDef:
     """A stage of several ranks under torchrun, whose agent shows the first rank of each node and keeps the logs of all."""
@@ -94,8 +103,8 @@ def _distributed(
         num_replicas=max_nodes,
         entrypoint="bash",
         args=["-c", torchrun + shlex.join(_stage_arguments(stage, recipe, overrides))],
-        # A cancelled job's ranks get 5 s, before schedulers lose patience.
-        env={**PROCESS_ENV, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5", **(env or {})},
+        env={**PROCESS_ENV, **TORCHRUN_ENV, **(env or {})},
+        max_retries=max_retries,
         resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
         port_map={"c10d": rdzv_port},
     )
@@ -138,10 +147,11 @@ def quantize(
     gpu: int = 0,
     j: str = "1x1",
     max_restarts: int = 0,
+    max_retries: int = 0,
     rdzv_port: int = 29500,
 ) -> specs.AppDef:
     """Train a quantizer on content embeddings, on all ranks; few items are faster on one."""
-    return _distributed("quantize", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, rdzv_port)
+    return _distributed("quantize", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, max_retries, rdzv_port)
 
 
 @_documented(_ARGUMENTS)
@@ -172,10 +182,11 @@ def train(
     gpu: int = 0,
     j: str = "1x2",
     max_restarts: int = 0,
+    max_retries: int = 0,
     rdzv_port: int = 29500,
 ) -> specs.AppDef:
     """Train the ranker on all ranks."""
-    return _distributed("train", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, rdzv_port)
+    return _distributed("train", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, max_retries, rdzv_port)
 
 
 @_documented(_ARGUMENTS + _DISTRIBUTED_ARGUMENTS)
@@ -190,10 +201,11 @@ def evaluate(
     gpu: int = 0,
     j: str = "1x2",
     max_restarts: int = 0,
+    max_retries: int = 0,
     rdzv_port: int = 29500,
 ) -> specs.AppDef:
     """Compare the representations after training and as a stream, on all ranks."""
-    return _distributed("evaluate", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, rdzv_port)
+    return _distributed("evaluate", list(overrides), recipe, image, python, cpu, memMB, env, gpu, j, max_restarts, max_retries, rdzv_port)
 
 
 @_documented(_ARGUMENTS)

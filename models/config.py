@@ -9,6 +9,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Scheme = Literal["prefix_ngram", "trigram", "fourgram", "all_bigrams", "unigram", "bigram", "spm"]  # see features.parameterization
 
 
+KEYS_OF_KIND = {"semantic_id": ("scheme", "depth", "mapping", "source"), "random_hash": ("hashes",), "individual": ("unknown",)}
+
+
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys; every configuration class derives from it."""
 
@@ -31,16 +34,28 @@ class RepresentationConfig(Strict):
         description="how keys fit into fewer rows: modulo; or, prefix_ngram alone, exact_coarse, its default: coarse prefixes on their "
         "own rows, deeper ones hashed into equal shares of the rest; or nested: as that, but what collides shares its first code",
     )
+    source: str | None = Field(
+        None, description="semantic_id only: whose Semantic IDs, one of embed.sources; the first of them, the run's default, if null"
+    )
+    hashes: Literal[1, 2] | None = Field(None, description="random_hash only, default 1: rows per item; 2 is double hashing")
+    unknown: Literal["trained", "untrained"] | None = Field(
+        None,
+        description="individual only, default trained: an item shown for the first time takes the unknown row, which train.id_dropout "
+        "trains; untrained gives it its own row, as it was initialised (paper A)",
+    )
     target: bool = Field(True, description="used for the target item")
     history: bool = Field(True, description="used for the history items")
 
     @model_validator(mode="after")
+    def _only_what_the_kind_uses(self) -> "RepresentationConfig":
+        for owner, names in KEYS_OF_KIND.items():
+            ignored = [name for name in names if getattr(self, name) is not None]
+            if owner != self.kind and ignored:
+                raise ValueError(f"{self.kind} takes no '{ignored[0]}': it is of {owner} alone")
+        return self
+
+    @model_validator(mode="after")
     def _only_what_the_scheme_uses(self) -> "RepresentationConfig":
-        if self.kind != "semantic_id":
-            ignored = [name for name in ("scheme", "depth", "mapping") if getattr(self, name) is not None]
-            if ignored:
-                raise ValueError(f"{self.kind} takes no '{ignored[0]}': it is of semantic_id alone")
-            return self
         scheme = self.chosen_scheme
         if scheme != "prefix_ngram" and self.depth is not None:
             raise ValueError(f"scheme {scheme} takes no 'depth': it is of prefix_ngram alone")
@@ -89,6 +104,15 @@ class RankerConfig(Strict):
         10_000, description="table rows of all hashed representations together, a third of the items for collision factor 3"
     )
     representations: dict[str, RepresentationConfig] = Field(description="table name to how items become its rows")
+    fusion: Literal["separate", "gate"] = Field(
+        "separate",
+        description="several representations of an item: separate target vectors, their sum in the history; or one vector for target and "
+        "history alike, their mean with weights that a learned gate gives to each item",
+    )
+    shared_prefix: bool = Field(
+        False,
+        description="tell the history arm how many leading codes of the default source each history item shares with the target",
+    )
     tasks: tuple[str, ...] = Field(
         ("click",), min_length=1, description="what is predicted, from labels label_NAME; stage evaluate judges the first"
     )
@@ -105,6 +129,16 @@ class RankerConfig(Strict):
             raise ValueError(f"'embedding_dim' {self.embedding_dim} is not a multiple of 'history_heads' {self.history_heads}")
         return self
 
+    @model_validator(mode="after")
+    def _gate_has_a_choice(self) -> "RankerConfig":
+        if self.fusion == "gate":
+            if len(self.representations) < 2:
+                raise ValueError("fusion 'gate' weighs several representations, and there is only one")
+            for name, chosen in self.representations.items():
+                if not (chosen.target and chosen.history):
+                    raise ValueError(f"fusion 'gate' weighs representations of target and history, and '{name}' is not of both")
+        return self
+
     def rows_of(self, name: str) -> int | None:
         """H of one representation's table: its own `rows`, or an equal share of the model's; None for individual."""
         chosen = self.representations[name]
@@ -112,11 +146,3 @@ class RankerConfig(Strict):
             return None
         hashed = sum(other.kind != "individual" for other in self.representations.values())
         return chosen.rows or self.rows // hashed
-
-
-class ShardingConfig(Strict):
-    """What TorchRec's planner may choose from."""
-
-    types: tuple[Literal["table_wise", "row_wise", "column_wise"], ...] = Field(
-        ("table_wise", "row_wise", "column_wise"), description="allowed sharding types; all of them use the fused optimizer"
-    )

@@ -14,9 +14,12 @@ AGE_BUCKETS = 32  # powers of two of minutes: 2^31 minutes are 4,000 years
 
 
 class HistoryArm(nn.Module):
-    """Item embeddings + learned timestamp embeddings, aggregated to S tokens: T of bypass and transformer, the seeds' number of pma."""
+    """Item embeddings + learned timestamp embeddings, aggregated to S tokens: T of bypass and transformer, the seeds' number of pma.
 
-    def __init__(self, config: RankerConfig, history_length: int) -> None:
+    With `shared_levels` L, each position also has a learned embedding of how many of L codes its item shares with the target.
+    """
+
+    def __init__(self, config: RankerConfig, history_length: int, shared_levels: int = 0) -> None:
         super().__init__()
         width = config.embedding_dim
         self.age = nn.Embedding(AGE_BUCKETS, width)
@@ -29,20 +32,29 @@ class HistoryArm(nn.Module):
             self.aggregate = TransformerBlock(width, config.history_heads, history_length)
         else:
             self.aggregate = Pma(width, config.history_heads, config.pma_seeds)
+        self.shared = None
+        if shared_levels:
+            self.shared = nn.Embedding(shared_levels + 1, width)
+            nn.init.normal_(self.shared.weight, std=0.02)
 
-    def forward(self, history_BTD: torch.Tensor, age_BT: torch.Tensor, mask_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, history_BTD: torch.Tensor, age_BT: torch.Tensor, mask_BT: torch.Tensor, shared_BT: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Aggregate.
 
         Args:
             history_BTD: float32, pooled item embeddings, 0 where padded.
             age_BT: float32, hours between history event and impression.
             mask_BT: bool, True where there is an item.
+            shared_BT: int64, codes shared with the target, 0..L; needed with `shared_levels`.
 
         Returns:
             tokens_BSD, and which of them stand for something (bool [B, S]): the padding of bypass and transformer does not.
         """
         bucket_BT = torch.log2(age_BT.clamp(min=0) * 60 + 1).long().clamp(max=AGE_BUCKETS - 1)
         x_BTD = history_BTD + self.age(bucket_BT) * mask_BT.unsqueeze(-1)
+        if self.shared is not None:
+            x_BTD = x_BTD + self.shared(shared_BT) * mask_BT.unsqueeze(-1)
         tokens_BSD = self.aggregate(x_BTD)
         if self.tokens == mask_BT.shape[1] and not isinstance(self.aggregate, Pma):
             return tokens_BSD, mask_BT

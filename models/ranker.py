@@ -13,10 +13,12 @@ from torch.nn import functional
 from torchrec.models.dlrm import DenseArch, InteractionArch, OverArch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from features.batch import Batch, BatchSchema
 from features.errors import InputError
-from features.kjt import Batch, BatchSchema
 from models.config import RankerConfig
+from models.fusion import Gate
 from models.history import HistoryArm
 
 
@@ -32,24 +34,30 @@ class RankerOutput(NamedTuple):
 class Ranker(nn.Module):
     """P(click) of the target item given the user's history, dense and context features.
 
-    One lookup serves both arms: the item KJT has a bag per position, its pooled output is viewed as [B, 1+T, R, D]. Position 0 is the
-    target. History positions sum their R vectors. The interaction has every pair of dense, target, history-summary and context vectors
-    (TorchRec's InteractionArch), and the target with each history token; token pairs are left out, they would be quadratic in T.
+    One lookup serves both arms: the item KJT has a bag per position, its pooled output is viewed as [B, 1+T, R, D], R the tables of history
+    items. Position 0 is the target. History positions sum their R vectors; with a gate, target and history have one vector each, a
+    weighted mean of the R. Tables of the target alone, and of context columns, are a second lookup with one bag per example. The
+    interaction has every pair of dense, target, history-summary and context vectors (TorchRec's InteractionArch), and the target with each
+    history token; token pairs are left out, they would be quadratic in T.
     """
 
     def __init__(self, schema: BatchSchema, config: RankerConfig, device: torch.device | None = None) -> None:
         """Args: schema of the batches; config; device of the tables, "meta" to let the sharding allocate them."""
         super().__init__()
         self.width, self.length = config.embedding_dim, schema.history_length
-        self.targets = [list(schema.item_tables).index(name) for name in schema.target_tables]
-        self.tables = len(schema.item_tables)
-        self.item_embeddings = _tables(schema.item_tables, self.width, device)
-        self.context_embeddings = _tables(schema.context_tables, self.width, device) if schema.context_tables else None
+        self.tables, self.targets_alone = len(schema.history_tables), len(schema.target_only_tables)
+        self.targets = [index for index, name in enumerate(schema.history_tables) if name in schema.target_tables]
+        rows = schema.item_tables
+        self.item_embeddings = _tables({name: rows[name] for name in schema.history_tables}, self.width, device)
+        context = {name: rows[name] for name in schema.target_only_tables} | schema.context_tables
+        self.context_embeddings = _tables(context, self.width, device)
+        self.item_names, self.context_names = list(schema.history_tables), list(context)
         self.dense_arch = DenseArch(len(schema.dense_columns), [*config.dense_arch, self.width])
-        self.history_arm = HistoryArm(config, self.length)
-        sparse = len(self.targets) + 1 + len(schema.context_tables)
-        self.interaction = InteractionArch(sparse)
-        interactions = self.width + sparse + sparse * (sparse - 1) // 2 + (self.history_arm.tokens if self.targets else 0)
+        self.history_arm = HistoryArm(config, self.length, schema.shared_levels)
+        self.gate = Gate(self.tables, self.width) if config.fusion == "gate" else None
+        vectors = (1 if self.gate else len(self.targets)) + 1 + len(context)  # targets, history summary, the second lookup's
+        self.interaction = InteractionArch(vectors)
+        interactions = self.width + vectors + vectors * (vectors - 1) // 2 + (self.history_arm.tokens if schema.target_tables else 0)
         self.over_arch = OverArch(interactions, [*config.over_arch, len(schema.tasks)])
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, RankerOutput]:
@@ -68,23 +76,47 @@ class Ranker(nn.Module):
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """float32 [B, K]."""
-        pooled = self.item_embeddings(batch.items).values()  # [B*(1+T), R*D]
-        items_BPRD = pooled.view(-1, 1 + self.length, self.tables, self.width)
-        target_BRD = items_BPRD[:, 0, self.targets]
-        tokens_BSD, real_BS = self.history_arm(items_BPRD[:, 1:].sum(2), batch.history_age_BT, batch.history_mask_BT)
+        target_BRD, history_BTD = self._items(batch)
+        context_BCD = self._context(batch)
+        tokens_BSD, real_BS = self.history_arm(history_BTD, batch.history_age_BT, batch.history_mask_BT, batch.shared_depth_BT)
         real_BS1 = real_BS.unsqueeze(-1).to(tokens_BSD.dtype)
         summary_BD = (tokens_BSD * real_BS1).sum(1) / real_BS1.sum(1).clamp(min=1)
-        sparse = [target_BRD, summary_BD.unsqueeze(1)]
-        if self.context_embeddings is not None:
-            context = self.context_embeddings(batch.context).values()
-            sparse.append(context.view(-1, context.shape[1] // self.width, self.width))
-        features = [self.interaction(self.dense_arch(batch.dense_BF), torch.cat(sparse, 1))]
-        if self.targets:
-            features.append(((tokens_BSD @ target_BRD.sum(1).unsqueeze(-1)) * real_BS1).squeeze(-1))
+        vectors = [target_BRD, summary_BD.unsqueeze(1), context_BCD]
+        features = [self.interaction(self.dense_arch(batch.dense_BF), torch.cat(vectors, 1))]
+        if self.targets or self.targets_alone:
+            target_BD = target_BRD.sum(1) + context_BCD[:, : self.targets_alone].sum(1)
+            features.append(((tokens_BSD @ target_BD.unsqueeze(-1)) * real_BS1).squeeze(-1))
         return self.over_arch(torch.cat(features, 1))
 
+    def _items(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The target's vectors in the tables of history items, and one vector per history position: float32 [B, R', D] and [B, T, D]."""
+        if self.item_embeddings is None:
+            none_BTD = torch.zeros_like(batch.history_age_BT).unsqueeze(-1).expand(-1, -1, self.width)
+            return none_BTD[:, :0], none_BTD
+        pooled = _in_order(self.item_embeddings(batch.items), self.item_names)  # [B*(1+T), R*D]
+        items_BPRD = pooled.view(-1, 1 + self.length, self.tables, self.width)
+        if self.gate is not None:
+            fused_BPD = self.gate(items_BPRD)
+            return fused_BPD[:, :1], fused_BPD[:, 1:]
+        return items_BPRD[:, 0, self.targets], items_BPRD[:, 1:].sum(2)
 
-def _tables(rows: dict[str, int], width: int, device: torch.device | None) -> EmbeddingBagCollection:
+    def _context(self, batch: Batch) -> torch.Tensor:
+        """The vectors of the second lookup, those of the target first: float32 [B, C, D]."""
+        if self.context_embeddings is None:
+            return batch.dense_BF[:, :0].unsqueeze(-1).expand(-1, -1, self.width)
+        pooled = _in_order(self.context_embeddings(batch.context), self.context_names)
+        return pooled.view(-1, pooled.shape[1] // self.width, self.width)
+
+
+@torch.fx.wrap
+def _in_order(pooled: KeyedTensor, names: list[str]) -> torch.Tensor:
+    """Pooled vectors [.., R*D] in the order of `names`: a sharded collection gives them in its plan's, by rank."""
+    return pooled.values() if pooled.keys() == names else KeyedTensor.regroup([pooled], [names])[0]
+
+
+def _tables(rows: dict[str, int], width: int, device: torch.device | None) -> EmbeddingBagCollection | None:
+    if not rows:
+        return None
     taken = nn.ModuleDict()
     for name in rows:
         if hasattr(taken, name) or "." in name:

@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from features.content import given_vectors
 from features.dataset import Dataset, iter_row_groups, open_dataset
@@ -18,31 +18,34 @@ from features.store.publish import Items, items_of, publish
 from features.store.snapshot import Snapshot
 from features.store.versions import has_store, open_snapshot
 from models.quantizers.codebook import Codebook, encode_in_batches, load
-from pipeline.config import RunConfig
+from pipeline.config import SHUFFLED, RunConfig
 from pipeline.progress import say
 
 
 def run(config: RunConfig) -> None:
-    """Read `content` and `codebook`, publish a version of `store` and of `store_shuffled`.
+    """Read `content/SOURCE` and `codebook/SOURCE`, publish one version of `store` and one of `store_shuffled`, which have all sources.
 
     Content is encoded a row group at a time. A Semantic ID, once published, is never recomputed: items that the store has under this
-    codebook keep theirs, those that the content has no longer included.
+    codebook keep theirs, those that the content has no longer included. An item without content of a source has none of it.
 
     Raises:
         InputError: if an input is missing or damaged, or content and codebook are of different sources or widths.
     """
     started = time.perf_counter()
-    content, codebook = open_dataset(config.path("content")), load(config.path("codebook"))
-    _require_fit(content, codebook, config.path("codebook"))
-    items = _items(content, codebook, _published(config.path("store"), codebook.contract), config.assign.batch_size)
-    version = publish(config.path("store"), items, [codebook.contract])
-    codes_NL = _publish_shuffled(config, open_snapshot(config.path("store")), codebook.contract)
-    distinct = len(np.unique(codes_NL, axis=0))
-    seconds = time.perf_counter() - started
-    say(f"assign: {len(codes_NL):,} items, {distinct:,} distinct Semantic IDs, store version {version} in {seconds:.1f} s")
+    inputs = [_opened(config, source) for source in config.embed.sources]
+    contracts = [codebook.contract for _, codebook in inputs]
+    version = publish(config.path("store"), _items(config, inputs), contracts)
+    codes = _publish_shuffled(config, open_snapshot(config.path("store")), contracts)
+    for source, codes_NL in codes.items():
+        known_NL = codes_NL[codes_NL[:, 0] != UNKNOWN_CODE]
+        say(f"assign: {source}: {len(known_NL):,} items, {len(np.unique(known_NL, axis=0)):,} distinct Semantic IDs")
+    say(f"assign: store version {version} in {time.perf_counter() - started:.1f} s")
 
 
-def _require_fit(content: Dataset, codebook: Codebook, codebook_path: Path) -> None:
+def _opened(config: RunConfig, source: str) -> tuple[Dataset, Codebook]:
+    """A source's content and codebook, which must fit."""
+    content, path = open_dataset(config.path("content", source)), config.path("codebook", source)
+    codebook = load(path)
     if "source" not in content.metadata or "vector" not in content.schema.names:
         raise InputError(f"{content.path}: this is no content data set (its manifest names no source, or it has no column 'vector')")
     has = content.metadata["source"], content.schema.field("vector").type.list_size
@@ -50,17 +53,21 @@ def _require_fit(content: Dataset, codebook: Codebook, codebook_path: Path) -> N
     if has != needs:
         raise InputError(
             f"content and codebook do not fit: {content.path} has source '{has[0]}' and width {has[1]}, "
-            f"{codebook_path} was trained on source '{needs[0]}' and width {needs[1]}"
+            f"{path} was trained on source '{needs[0]}' and width {needs[1]}"
         )
+    return content, codebook
 
 
-def _published(path: Path, contract: SidContract) -> EntityStore | None:
-    """The store, if it has Semantic IDs of this contract."""
-    store = EntityStore(path) if has_store(path) else None
-    return store if store is not None and store.snapshot().contracts.get(contract.source) == contract else None
+def _items(config: RunConfig, inputs: Sequence[tuple[Dataset, Codebook]]) -> Iterator[Items]:
+    """What is to be published, source by source."""
+    store = EntityStore(config.path("store")) if has_store(config.path("store")) else None
+    for content, codebook in inputs:
+        contract = codebook.contract
+        known = store is not None and store.snapshot().contracts.get(contract.source) == contract
+        yield from _items_of_source(content, codebook, store if known else None, config.assign.batch_size)
 
 
-def _items(content: Dataset, codebook: Codebook, published: EntityStore | None, batch_size: int) -> Iterator[Items]:
+def _items_of_source(content: Dataset, codebook: Codebook, published: EntityStore | None, batch_size: int) -> Iterator[Items]:
     source = codebook.contract.source
     if published is not None:
         yield from items_of(published.snapshot(), [source])
@@ -74,23 +81,20 @@ def _items(content: Dataset, codebook: Codebook, published: EntityStore | None, 
             yield part.item_ids[new], {source: codes_NL.numpy()}
 
 
-def _publish_shuffled(config: RunConfig, store: Snapshot, contract: SidContract) -> np.ndarray:
-    """The same items and the same codes, permuted among the items: as many shared rows, without meaning; returns the codes uint16 [N, L].
+def _publish_shuffled(config: RunConfig, store: Snapshot, contracts: Sequence[SidContract]) -> dict[str, NDArray[np.uint16]]:
+    """The same items with each other's codes, as many shared rows without meaning; returns the codes by source, uint16 [N, L].
 
-    Its contract differs in the source, so that neither can be taken for the other. All codes are in memory, 4 L bytes per item.
+    An item gets all its codes from one other item, so that those of several sources go together as they did. The contracts differ in the
+    source, so that neither can be taken for the other. All codes are in memory, 4 bytes per code.
     """
-    codes_NL = np.concatenate([codes[contract.source] for _, codes in items_of(store, [contract.source])])
-    permuted_NL = np.random.default_rng(config.assign.shuffle_seed).permutation(codes_NL)
-    shuffled = replace(contract, source=f"{contract.source}-shuffled")
-
-    def items() -> Iterator[Items]:
-        start = 0
-        for ids, _ in items_of(store, [contract.source]):
-            yield ids, {shuffled.source: permuted_NL[start : start + len(ids)]}
-            start += len(ids)
-
-    publish(config.path("store_shuffled"), items(), [shuffled])
-    return codes_NL
+    sources = [contract.source for contract in contracts]
+    parts = list(items_of(store, sources))
+    ids, codes = np.concatenate([ids for ids, _ in parts]), {s: np.concatenate([part[s] for _, part in parts]) for s in sources}
+    donors = np.random.default_rng(config.assign.shuffle_seed).permutation(len(ids))
+    permuted = {source + SHUFFLED: codes[source][donors] for source in sources}
+    controls = [replace(contract, source=contract.source + SHUFFLED, aligned_with=None) for contract in contracts]
+    publish(config.path("store_shuffled"), [(ids, permuted)], controls)
+    return codes
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from features.errors import InputError
 from features.files import write_durably
 from pipeline import recipe as recipes
 from pipeline.config import settings_help
+from pipeline.preemption import RESUME_ME, Preempted, hold_back_sigterm
 from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
 
 USER_ERROR = 2
+PREEMPTIBLE = ("train", "evaluate")  # these heed SIGTERM between two steps
 RECIPE_HELP = "a name in pipeline/recipes or the path of a YAML file"
 
 
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
         stage: the stage that `python -m pipeline.NAME` stands for; the arguments are then only its own.
 
     Returns:
-        0, or 2 for what the user got wrong, after one line on standard error.
+        0; 2 for what the user got wrong, or 75 for a run that SIGTERM has stopped and that goes on when it is started again, after one
+        line on standard error.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments if stage is None else [stage, *arguments])
@@ -39,11 +42,11 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
         if options.command == "quantize" and _inspects(options):
             return _call("pipeline.inspect_codebook", "run", options)
         return _run_stage(options)
-    except InputError as error:
-        line = f"semid {options.command}: {error}"
+    except (InputError, Preempted) as error:
+        line, code = f"semid {options.command}: {error}", RESUME_ME if isinstance(error, Preempted) else USER_ERROR
         print(line, file=sys.stderr, flush=True)
-        _tell_launcher(line, USER_ERROR)
-        return USER_ERROR
+        _tell_launcher(line, code)
+        return code
     except Exception as error:
         _tell_launcher(f"{type(error).__name__}: {error}", 1)
         raise
@@ -52,6 +55,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
 def _run_stage(options: argparse.Namespace) -> int:
     chosen = STAGES[options.command]
     config = recipes.load(options.recipe, options.set)
+    if chosen.name in PREEMPTIBLE:
+        hold_back_sigterm()
     rank = int(os.environ.get("RANK", "0"))
     if is_current(chosen, config) and not options.force:
         if rank == 0:
@@ -80,7 +85,7 @@ def _tell_launcher(message: str, code: int) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         return
-    details = {"timestamp": str(int(time.time()))} | ({} if code == USER_ERROR else {"py_callstack": traceback.format_exc()})
+    details = {"timestamp": str(int(time.time()))} | ({} if code in (USER_ERROR, RESUME_ME) else {"py_callstack": traceback.format_exc()})
     text = json.dumps({"message": {"message": message, "errorCode": code, "extraInfo": details}})
     write_durably(Path(path), text.encode())
 
@@ -97,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     for stage in STAGES.values():
         example = f"example: semid {stage.name} simulated --set workdir=runs/try"
         if stage.name == "quantize":
-            example += "\n         semid quantize --inspect runs/try/codebook"
+            example += "\n         semid quantize --inspect runs/try/codebook/text"
         epilog = "\n".join([example, "", "keys that it depends on:", *settings_help(stage.settings)])
         sub = commands.add_parser(
             stage.name, help=stage.summary, description=stage.summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,7 +129,7 @@ def _add_inspection(quantize: argparse.ArgumentParser) -> None:
         "--content", metavar="DIR", help="with --inspect: content vectors to measure on, else those that the artifact names"
     )
     quantize.add_argument(
-        "--out", metavar="FILE", help="with --inspect: the HTML file, by default codebook_report.html beside the artifact"
+        "--out", metavar="FILE", help="with --inspect: the HTML file, by default codebook_report_SOURCE.html beside the artifact"
     )
 
 

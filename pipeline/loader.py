@@ -1,30 +1,28 @@
 """From a configuration to batches: opens the data, the store and the dense id map, and loads steps of a plan in order."""
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from features.batch import Batch
 from features.dataset import Dataset, open_dataset
 from features.dense_ids import DenseIdMap
 from features.enrich import enrich
 from features.errors import InputError
-from features.kjt import Batch, BatchBuilder, input_columns
-from features.parameterization import Ngrams, Parameterization
+from features.inputs import codes_columns, input_columns
+from features.kjt import BatchBuilder
 from features.reader import BatchPlan, RowReader
-from features.representation import Representation
 from features.semantic_id import SidContract
 from features.sid_pieces import SidPieces
 from features.store.snapshot import Snapshot
 from features.store.versions import open_snapshot
-from models.config import RepresentationConfig
 from pipeline.config import RunConfig
-from pipeline.pieces import learn, vocabulary_folder
-from pipeline.progress import say
+from pipeline.representations import ItemTables, source_of
 
 
 class BatchSource:
@@ -54,44 +52,52 @@ class BatchSource:
         return open_snapshot(self.config.path(self.config.train.store), self.version)
 
     @cached_property
-    def contract(self) -> SidContract | None:
-        """The Semantic ID contract of the input; None where no representation uses Semantic IDs.
+    def contracts(self) -> dict[str, SidContract]:
+        """Source, as `train.store` calls it, to the contract of its Semantic IDs; of the sources that the model uses, in their order.
 
         Raises:
             InputError: naming both sides, if the enriched files and the store do not belong together.
         """
-        if not self._needs("semantic_id"):
-            return None
+        model, sources = self.config.model, self.config.sid_sources
+        used = {source_of(self.config, chosen) for chosen in model.representations.values() if chosen.kind == "semantic_id"}
+        if model.shared_prefix:
+            used.add(sources[0])
+        contracts = {source: self.store.contract(source) for source in sources if source in used}
         if self.config.train.input == "enriched":
-            where = str(self.dataset.path)
-            enriched = SidContract.from_json(self.dataset.metadata.get("sid_contract", {}), where)
-            enriched.require_same(self._store_contract, where, str(self.config.path(self.config.train.store)))
-        return self._store_contract
-
-    @property
-    def _store_contract(self) -> SidContract:
-        return self.store.contract(self.config.sid_source)
+            where, store = str(self.dataset.path), str(self.config.path(self.config.train.store))
+            enriched = [SidContract.from_json(each, where) for each in self.dataset.metadata.get("sid_contracts", [])]
+            by_source = {contract.source: contract for contract in enriched}
+            for source, contract in contracts.items():
+                if source not in by_source:
+                    there = ", ".join(by_source) or "none"
+                    raise InputError(f"{where}: has codes of source {there}, but {store} is read for '{source}'; run stage enrich again")
+                by_source[source].require_same(contract, where, store)
+        return contracts
 
     @property
     def looks_up_codes(self) -> bool:
         """Whether codes come from the store while reading, and not from enriched files."""
-        return self.contract is not None and self.config.train.input == "impressions"
+        return bool(self.contracts) and self.config.train.input == "impressions"
 
     @cached_property
     def builder(self) -> BatchBuilder:
         """Makes this run's batches."""
-        dense_ids = DenseIdMap.load(self.config.path("dense_ids")) if self._needs("individual") else None
-        contract, train = self.contract, self.config.train
+        config, train = self.config, self.config.train
+        individual = any(chosen.kind == "individual" for chosen in config.model.representations.values())
+        dense_ids = DenseIdMap.load(config.path("dense_ids")) if individual else None
+        representations = tuple(self._tables.representations(dense_ids))
+        shared_source = config.sid_source if config.model.shared_prefix else None
         return BatchBuilder(
-            representations=tuple(self._representations(contract, dense_ids)),
-            columns=tuple(input_columns(self.dataset.schema, self.config.model.tasks, codes=contract is not None)),
-            history_length=self.config.ingest.history_length,
-            context_rows=self.config.model.context_rows,
+            representations=representations,
+            columns=tuple(input_columns(self.dataset.schema, config.model.tasks, codes_columns(representations, shared_source))),
+            history_length=config.ingest.history_length,
+            context_rows=config.model.context_rows,
             dense_ids=dense_ids,
-            tasks=self.config.model.tasks,
-            levels=contract.levels if contract else 0,
+            tasks=config.model.tasks,
+            sources={source: contract.levels for source, contract in self.contracts.items()},
             id_dropout=train.id_dropout,
             seed=train.seed,
+            shared_source=shared_source,
         )
 
     @cached_property
@@ -105,7 +111,7 @@ class BatchSource:
         if not self.looks_up_codes:
             return table
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
-        return pa.Table.from_batches([enrich(batch, self.store, self.config.sid_source).batch])
+        return pa.Table.from_batches([enrich(batch, self.store, list(self.contracts)).batch])
 
     def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
         """This rank's batches from `first_step` to the plan's end, in order.
@@ -124,6 +130,7 @@ class BatchSource:
             sampler=range(first_step, plan.steps),
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_leave_process_group,
         )
         return iter(loader)
 
@@ -133,14 +140,8 @@ class BatchSource:
         Returns:
             The version of the entity store that all ranks are to read; None where no representation uses Semantic IDs.
         """
-        for name, chosen in self.config.model.representations.items():
-            if chosen.kind == "semantic_id" and chosen.chosen_scheme == "spm":
-                assert self.contract is not None
-                try:
-                    learn(self._vocabulary(name), self.contract, self.dataset, self._codes_from, **self._learned_from(name))
-                except InputError as error:
-                    raise InputError(f"model.representations.{name}: {error}") from error
-        return self.store.path.name if self.contract is not None else None
+        self._tables.learn_vocabularies()
+        return self.store.path.name if self.contracts else None
 
     @property
     def pieces(self) -> dict[str, str]:
@@ -148,54 +149,14 @@ class BatchSource:
         tables = ((r.name, r.parameterization) for r in self.builder.representations)
         return {name: vocabulary.sha256 for name, vocabulary in tables if isinstance(vocabulary, SidPieces)}
 
-    @property
-    def _codes_from(self) -> Snapshot | None:
-        return self.store if self.looks_up_codes else None
-
-    def _learned_from(self, name: str) -> dict[str, int]:
-        """The stream is judged on its second half and the frozen model after training: a vocabulary knows of neither."""
-        budget = self.config.model.rows_of(name)
-        assert budget is not None
-        return {"stop": int(self.dataset.rows * min(0.5, self.config.train.train_fraction)), "rows": budget}
-
-    def _vocabulary(self, name: str) -> Path:
-        assert self.contract is not None
-        folder = self.config.path("pieces")
-        return vocabulary_folder(folder, self.contract, self.dataset, self._codes_from, **self._learned_from(name))
-
-    def _needs(self, kind: str) -> bool:
-        return any(r.kind == kind for r in self.config.model.representations.values())
-
-    def _representations(self, contract: SidContract | None, dense_ids: DenseIdMap | None) -> Iterator[Representation]:
-        for name, chosen in self.config.model.representations.items():
-            rows, parameterization = self.config.model.rows_of(name), None
-            if rows is None:
-                assert dense_ids is not None
-                rows = len(dense_ids.ids)
-            if chosen.kind == "semantic_id":
-                assert contract is not None
-                parameterization = self._parameterization(name, chosen, contract)
-                rows = _table_rows(name, rows, parameterization)
-            yield Representation(name, chosen.kind, rows, chosen.target, chosen.history, parameterization)
-
-    def _parameterization(self, name: str, chosen: RepresentationConfig, contract: SidContract) -> Parameterization:
-        scheme = chosen.chosen_scheme
-        try:
-            if scheme == "prefix_ngram":
-                return Ngrams(scheme, contract.levels, contract.codebook_size, chosen.chosen_depth, chosen.chosen_mapping)
-            if scheme == "spm":
-                return SidPieces.load(self._vocabulary(name), contract)
-            return Ngrams(scheme, contract.levels, contract.codebook_size)
-        except InputError as error:
-            raise InputError(f"model.representations.{name}: {error}") from error
+    @cached_property
+    def _tables(self) -> ItemTables:
+        return ItemTables(self.config, self.contracts, self.dataset, self.store if self.looks_up_codes else None)
 
 
-def _table_rows(name: str, budget: int, parameterization: Parameterization) -> int:
-    """Rows of the table, said once where they exceed the budget, by the training process of rank 0."""
-    rows = parameterization.table_rows(budget)
-    if rows > budget and get_worker_info() is None:
-        say(f"table {name}: a modulo of {budget} rows, which share a factor with K, would lose coarse codes: {rows} rows taken")
-    return rows
+def _leave_process_group(worker: int) -> None:
+    """torchrun sends SIGTERM to a rank's whole process group: it is the rank's to heed, which still needs its loader processes then."""
+    os.setpgid(0, 0)
 
 
 class _Steps(TorchDataset[Batch]):

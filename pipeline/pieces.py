@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sentencepiece import __version__ as trainer_version
 
 from features.dataset import Dataset, iter_row_groups
+from features.schema import TARGET_CODES
 from features.semantic_id import UNKNOWN_CODE, SidContract
 from features.sid_pieces import train_pieces
 from features.store.snapshot import Snapshot
@@ -46,7 +47,7 @@ def impressed(dataset: Dataset, store: Snapshot | None, source: str, stop: int) 
     """The distinct Semantic IDs of the targets of rows [0, stop): uint16 [S, L] in ascending order, and how often, int64 [S]."""
     held: list[tuple[NDArray[np.uint16], NDArray[np.int64]]] = []
     start = waiting = 0
-    for group in iter_row_groups(dataset, ["item_id" if store else "target_codes"]):
+    for group in iter_row_groups(dataset, ["item_id" if store else TARGET_CODES + source]):
         codes = _codes(group.slice(0, stop - start), store, source)
         held.append((codes, np.ones(len(codes), np.int64)))
         start, waiting = start + group.num_rows, waiting + len(codes)
@@ -62,7 +63,7 @@ def impressed(dataset: Dataset, store: Snapshot | None, source: str, stop: int) 
 def _codes(rows: pa.Table, store: Snapshot | None, source: str) -> NDArray[np.uint16]:
     if store is not None:
         return store.lookup(rows.column("item_id").to_numpy(), source).codes
-    column = rows.column("target_codes").combine_chunks()
+    column = rows.column(TARGET_CODES + source).combine_chunks()
     codes: NDArray[np.uint16] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
     return codes
 

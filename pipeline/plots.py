@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.tables import BY, partings
+
 # Okabe and Ito's palette without its yellow, which is too light on white; black is the baseline's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -38,14 +40,15 @@ STYLE: dict[Any, Any] = {
 WIDTH = 6.6  # inches; 475 points
 
 
-def gain_plot(results: dict[str, Any], part: str) -> str:
+def gain_plot(results: dict[str, Any], part: str, by: str) -> str:
     """Change of NE with its interval, a row per segment and a dot per variant; SVG.
 
     Args:
         results: the contents of evaluate's results.json.
         part: "frozen" or "progressive".
+        by: what parts the rows.
     """
-    segments = [segment["name"] for segment in results[part]["segments"]]
+    segments = [segment["name"] for segment in partings(results[part])[by]]
     variants = [name for name in results["table_rows"] if name != results["baseline"]]
     with mpl.rc_context(STYLE):
         figure, axes = _figure(0.9 + len(segments) * (0.24 + 0.12 * len(variants)))
@@ -65,10 +68,11 @@ def gain_plot(results: dict[str, Any], part: str) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.set_xlabel(f"change of NE against {results['baseline']}, percent (left of zero is better)")
-        if part == "progressive":
-            axes.set_ylabel("impressions of the item so far")
+        axes.set_ylabel(BY[by])
         _legend(figure, len(variants))
-        return _svg(figure, f"gain-{part}", f"Change of NE of each variant against {results['baseline']}, by segment, with 95% intervals")
+        return _svg(
+            figure, f"gain-{part}-{by}", f"Change of NE of each variant against {results['baseline']}, by {BY[by]}, with 95% intervals"
+        )
 
 
 def curve_plot(results: dict[str, Any]) -> str:

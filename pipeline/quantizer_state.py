@@ -25,10 +25,11 @@ class TrainingStateFolder:
     Args:
         folder: of the published states, one folder each, of which the newest is kept.
         identity: hash of all that a state depends on: settings, content and code. A state of another identity is not gone on from.
+        label: what its lines begin with.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(self, folder: Path, identity: str, label: str = "") -> None:
+        self._folder, self._identity, self._label = folder, identity, label
         self._number = max((int(path.name.removeprefix("state-")) for path in self._published()), default=0)
 
     def load(self) -> dict[str, Any] | None:
@@ -46,7 +47,7 @@ class TrainingStateFolder:
         if not (path / STATE).is_file() or sha256_file(path / STATE) != digest:
             raise InputError(f"{path / STATE}: missing, or its sha256 differs from {META}; remove {path} to train from the start")
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
-        say(f"  goes on after {state['epoch']} epochs and {state['step']} steps of the next")
+        say(f"  {self._label}goes on after {state['epoch']} epochs and {state['step']} steps of the next")
         return state
 
     def save(self, state: dict[str, Any]) -> None:

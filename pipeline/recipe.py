@@ -75,10 +75,10 @@ def _read(recipe: str, children: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, anything else replaces; `representations` and each variant replace as a whole."""
+    """Mappings merge key by key, anything else replaces; `representations`, a variant's too, replace as a whole."""
     merged = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "representations"
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and not key.endswith("representations")
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 

@@ -1,29 +1,35 @@
 """Refreshing a codebook in stage quantize: the older codebook is the start, its codes are kept by name, and what was kept is reported."""
 
+from pathlib import Path
+
 from features.errors import InputError
 from models.quantizers.alignment import align, kept_prefixes
-from models.quantizers.codebook import Codebook, load
+from models.quantizers.codebook import DESCRIPTION, Codebook, load
 from models.quantizers.codebook_quality import encode_in_batches, measure
 from models.quantizers.collectives import broadcast
 from models.quantizers.kinds import build
 from models.quantizers.quantizer import Quantizer
 from models.quantizers.vectors import Vectors
 from pipeline.config import RunConfig
+from pipeline.progress import say
 
 ALIGNED_ITEMS = 200_000  # items, drawn uniformly, that codes are matched by and that the report is of
 
 
 def predecessor(config: RunConfig, source: str, width: int) -> Codebook | None:
-    """The codebook that `quantize.refresh_from` names; None where it names none.
+    """The older codebook of `source`; None where there is nothing to refresh.
+
+    `quantize.refresh_from` names a codebook, or a folder that has one of each source, as a run's own `codebook`. A source that it has no
+    codebook of is new: it is trained from the start.
 
     Raises:
         InputError: if it is missing or damaged, is the one that the stage will write, or differs from the new one in levels, codebook size,
-            source or width of the content; names both sides.
+            source or width of the content, or is one codebook for several sources; names both sides.
     """
-    path = config.quantize.refresh_from
+    path = _of_source(config, source)
     if path is None:
         return None
-    if path.resolve() == config.path("codebook").resolve():
+    if path.resolve() == config.path("codebook", source).resolve():
         raise InputError(f"quantize.refresh_from {path} is the folder that the stage writes; copy the older codebook to another")
     old = load(path)
     contract, settings = old.contract, config.quantize
@@ -33,6 +39,22 @@ def predecessor(config: RunConfig, source: str, width: int) -> Codebook | None:
         if there[name] != value:
             raise InputError(f"quantize.refresh_from: {name} is {there[name]!r} in {path} but {value!r} in the new codebook")
     return old
+
+
+def _of_source(config: RunConfig, source: str) -> Path | None:
+    given, sources = config.quantize.refresh_from, config.embed.sources
+    if given is None:
+        return None
+    if (given / DESCRIPTION).is_file():
+        if len(sources) > 1:
+            raise InputError(
+                f"quantize.refresh_from {given} is one codebook, but embed.sources are {', '.join(sources)}: name the folder of theirs"
+            )
+        return given
+    if not (given / source).is_dir() and any((given / other).is_dir() for other in sources):
+        say(f"quantize: {given} has no codebook of {source}, which is trained from the start")
+        return None
+    return given / source
 
 
 def start_from(old: Codebook | None, config: RunConfig) -> Quantizer | None:
@@ -65,9 +87,9 @@ def keep_codes(old: Codebook, model: Quantizer, vectors: Vectors) -> list[str]:
     errors = [measure(one, vectors).reconstruction_error for one in (older, model)]
     lengths = "".join(f"{length:>8}" for length in range(1, model.config.levels + 1))
     return [
-        f"  refreshed from codebook {old.contract.codebook_hash[:12]} of generation {old.contract.generation}",
-        f"  items of {len(x_ND):,} that keep their prefix of{lengths} codes",
-        f"  {'before the codes are matched':>38}{''.join(f'{share:>8.1%}' for share in before)}",
-        f"  {'after':>38}{''.join(f'{share:>8.1%}' for share in after)}",
-        f"  reconstruction error on the new content: {errors[0]:.4f} by the older codebook, {errors[1]:.4f} by the new one",
+        f"refreshed from codebook {old.contract.codebook_hash[:12]} of generation {old.contract.generation}",
+        f"items of {len(x_ND):,} that keep their prefix of{lengths} codes",
+        f"{'before the codes are matched':>38}{''.join(f'{share:>8.1%}' for share in before)}",
+        f"{'after':>38}{''.join(f'{share:>8.1%}' for share in after)}",
+        f"reconstruction error on the new content: {errors[0]:.4f} by the older codebook, {errors[1]:.4f} by the new one",
     ]

@@ -20,7 +20,7 @@ from pipeline import plots
 from pipeline.config import RunConfig
 from pipeline.findings import control_of, control_sentence, findings, headline, sentence, signed, subjects
 from pipeline.recipe import with_overrides
-from pipeline.tables import NOTHING, TITLES, clear_of_zero
+from pipeline.tables import BY, NOTHING, TITLES, clear_of_zero, partings
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"
@@ -47,7 +47,7 @@ def run(config: RunConfig) -> None:
             results are of other variants than the recipe's.
     """
     results = _read_json(config.path("evaluate") / "results.json", ("baseline", "frozen", "progressive", "curve", "table_rows", "data"))
-    codebook = _read_json(config.path("codebook") / "codebook.json", ("contract", "quality"))
+    codebook = _read_json(config.path("codebook", config.embed.sources[0]) / "codebook.json", ("contract", "quality"))
     if list(results["table_rows"]) != list(config.evaluate.variants):
         raise InputError(f"{config.path('evaluate') / 'results.json'}: its variants are not the recipe's; run stage evaluate again")
     items, counts = open_dataset(config.path("items")), item_counts(open_dataset(config.path("impressions")))
@@ -68,7 +68,7 @@ def render(config: RunConfig, results: dict[str, Any], codebook: dict[str, Any],
         items: the canonical items.
         counts: of `item_counts`.
     """
-    drawn = {part: plots.gain_plot(results, part) for part in ("frozen", "progressive")} | {
+    drawn = {by: plots.gain_plot(results, part, by) for part in TITLES for by in partings(results[part])} | {
         "curve": plots.curve_plot(results),
         "codebook": plots.codebook_plot(codebook["quality"], codebook["contract"]["codebook_size"]),
         "skew": plots.skew_plot(counts),
@@ -78,8 +78,6 @@ def render(config: RunConfig, results: dict[str, Any], codebook: dict[str, Any],
         .get_template("report.html.j2")
         .render(
             results=results,
-            titles=TITLES,
-            nothing=NOTHING,
             answers=[_answers(config, results, name) for name in subjects(config)],
             floor=_floor(results),
             variants=[(name, describe(config, name)) for name in results["table_rows"]],
@@ -97,7 +95,8 @@ def render(config: RunConfig, results: dict[str, Any], codebook: dict[str, Any],
 def environment() -> Environment:
     """What fills the templates in: text is escaped, a name that is not given is an error."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"signed": signed, "number": number, "clear": _is_clear, "foldable": foldable}
+    made.filters |= {"signed": signed, "number": number, "clear": _is_clear, "foldable": foldable, "partings": partings}
+    made.globals |= {"titles": TITLES, "by_words": BY, "nothing": NOTHING}
     return made
 
 

@@ -1,16 +1,30 @@
-"""Which rows belong to which segment: head, torso, tail, seen and new items after training; impressions so far in a stream."""
+"""Which rows belong to which segment: head, torso, tail, seen and new items after training; impressions so far and age in a stream."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.segments import PAST_IMPRESSIONS
+from features.segments import STREAM
 
 HEAD, TORSO = 0.001, 0.055  # shares of the items, most impressed first (paper A, section 5)
 
 Segments = dict[str, NDArray[np.bool_]]
 
 
-def by_training_impressions(item_ids: NDArray[np.int64], train_rows: int) -> Segments:
+class Parting(NamedTuple):
+    """One way to part the rows.
+
+    Attributes:
+        by: what parts them: `training_impressions`, or a column of the impressions.
+        segments: name to bool [N].
+    """
+
+    by: str
+    segments: Segments
+
+
+def by_training_impressions(item_ids: NDArray[np.int64], train_rows: int) -> Parting:
     """Segments of the rows after training, by what the training period held of their item.
 
     Head is the most impressed 0.1% of the training period's items (at least one), torso the next 5.5%, tail the rest of them; seen is all
@@ -18,10 +32,7 @@ def by_training_impressions(item_ids: NDArray[np.int64], train_rows: int) -> Seg
 
     Args:
         item_ids: int64 [N], all rows in time order.
-        train_rows: number of rows trained on.
-
-    Returns:
-        name to bool [N - train_rows].
+        train_rows: number of rows trained on; the segments are of the N - train_rows after them.
     """
     items, counts = np.unique(item_ids[:train_rows], return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -34,10 +45,17 @@ def by_training_impressions(item_ids: NDArray[np.int64], train_rows: int) -> Seg
     position = np.minimum(np.searchsorted(items, later), len(items) - 1)
     seen = items[position] == later
     tiers = {name: seen & (tier[position] == number) for number, name in enumerate(("head", "torso", "tail"))}
-    return {"all": np.ones(len(later), bool), **tiers, "seen": seen, "new": ~seen}
+    return Parting("training_impressions", {**tiers, "seen": seen, "new": ~seen})
 
 
-def by_past_impressions(past_impressions: NDArray[np.integer]) -> Segments:
-    """Segments of a stream by the item's impressions so far (int [N]): all, 0, 1-9, 10-49, 50-199, 200+."""
-    bins = PAST_IMPRESSIONS.bins(past_impressions)
-    return {"all": np.ones(len(bins), bool), **{name: bins == number for number, name in enumerate(PAST_IMPRESSIONS.names)}}
+def of_stream(columns: dict[str, NDArray[np.number]]) -> list[Parting]:
+    """Segments of a stream, those that training reports too: by the item's impressions so far, and by its age.
+
+    Args:
+        columns: of the impressions, [N] each, by name; those of `features.segments.STREAM`.
+    """
+    partings = []
+    for segmentation in STREAM:
+        bins = segmentation.bins(columns[segmentation.column])
+        partings.append(Parting(segmentation.column, {name: bins == number for number, name in enumerate(segmentation.names)}))
+    return partings

@@ -5,7 +5,6 @@ import time
 
 from features.dataset import DatasetWriter
 from features.errors import InputError
-from features.schema import IMPRESSIONS, ORACLE
 from features.sources.simulated import World
 from pipeline.config import RunConfig
 
@@ -30,7 +29,7 @@ def run(config: RunConfig) -> None:
     with DatasetWriter(config.path("items"), items.schema, metadata) as writer:
         writer.write(items)
     rows = clicks = 0
-    with DatasetWriter(config.path("impressions"), IMPRESSIONS.append(ORACLE), metadata) as writer:
+    with DatasetWriter(config.path("impressions"), world.impressions_schema, metadata) as writer:
         for table in world.impressions_tables(config.ingest.history_length):
             writer.write(table)
             rows += table.num_rows

@@ -6,14 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from features import dense_ids
 from features.dataset import MANIFEST
 from features.files import write_durably
 from pipeline.config import RunConfig
+from pipeline.starting_point import chosen
 
 ROOT = Path(__file__).parents[1]
 ALL_CODE = ("features/**/*.py", "models/**/*.py", "pipeline/**/*.py", "pipeline/templates/*")
+BY_SOURCE = ("content", "codebook")  # outputs that have a folder per source of Semantic IDs
 # What a trained weight depends on.
-TRAINING_CODE = ("features/*.py", "features/store/*.py", "models/*.py", "pipeline/loader.py", "pipeline/trainer.py")
+TRAINING_CODE = (
+    "features/*.py",
+    "features/store/*.py",
+    "models/*.py",
+    "pipeline/loader.py",
+    "pipeline/metrics.py",
+    "pipeline/model.py",
+    "pipeline/representations.py",
+    "pipeline/trainer.py",
+    "pipeline/warm_start.py",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,9 @@ STAGES = {
         Stage(
             "assign", "Semantic IDs of all items into the entity store", ("content", "codebook"), ("store", "store_shuffled"), ("assign",)
         ),
-        Stage("enrich", "impressions + store to Parquet with codes", ("impressions", "store"), ("enriched", "dense_ids"), ("embed",)),
+        Stage(
+            "enrich", "impressions + store to Parquet with codes", ("impressions", "store"), ("enriched", "dense_ids"), ("embed", "enrich")
+        ),
         Stage("train", "train the ranker", ("enriched", "dense_ids"), ("train",), ("model", "sharding", "train", "ranks"), True),
         Stage(
             "evaluate",
@@ -71,7 +86,7 @@ def chain(config: RunConfig) -> list[Stage]:
 
 def is_current(stage: Stage, config: RunConfig) -> bool:
     """Whether the stage has finished before with the same settings, inputs and code, and what it wrote is there."""
-    if not all(config.path(name).exists() for name in stage.writes):
+    if not all(folder.exists() for name in stage.writes for folder in _folders(name, config)):
         return False
     try:
         return _stamp_path(stage, config).read_text() == _stamp(stage, config)
@@ -104,23 +119,36 @@ def _stamp(stage: Stage, config: RunConfig) -> str:
         {
             "stage": stage.name,
             "settings": {name: settings[name] for name in stage.settings},
-            "inputs": {name: _identity(config.path(name)) for name in stage.reads} | _raw_identity(stage, config),
+            "inputs": {name: _identity(name, config) for name in stage.reads} | _raw_identity(stage, config),
             "code": code_fingerprint(ALL_CODE),
         },
         indent=1,
     )
 
 
-def _identity(path: Path) -> str:
+def _identity(name: str, config: RunConfig) -> str:
     """An input's identity: the hash of its manifest, or of an entity store's pointer, and of the stamp of the stage that wrote it."""
-    return _hash_files([file for file in (path / MANIFEST, path / "CURRENT", path / "stage.json") if file.is_file()])
+    files = [folder / file for folder in _folders(name, config) for file in (MANIFEST, "CURRENT", "stage.json")]
+    return _hash_files([file for file in files if file.is_file()])
+
+
+def _folders(name: str, config: RunConfig) -> list[Path]:
+    """An output's folder, and those of its parts."""
+    return [config.path(name), *(config.path(name, source) for source in config.embed.sources if name in BY_SOURCE)]
 
 
 def _raw_identity(stage: Stage, config: RunConfig) -> dict[str, str]:
     """What a stage reads that no stage of this run has written."""
     old = config.quantize.refresh_from
     if stage.name == "quantize" and old is not None:
-        return {"refresh_from": _hash_files([file for file in (old / "codebook.json",) if file.is_file()])}
+        files = [folder / "codebook.json" for folder in (old, *(old / source for source in config.embed.sources))]
+        return {"refresh_from": _hash_files([file for file in files if file.is_file()])}
+    older = config.enrich.dense_ids_from
+    if stage.name == "enrich" and older is not None:
+        return {"dense_ids_from": _hash_files([file for file in (older / dense_ids.META,) if file.is_file()])}
+    if "train" in stage.settings:
+        start = chosen(config)
+        return {} if start is None else {"start_from": start.sha256}
     raw = config.ingest.raw
     if stage.name != "ingest" or raw is None:
         return {}

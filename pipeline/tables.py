@@ -1,4 +1,4 @@
-"""The comparison as tables for a terminal: one of the frozen models, one of the stream; built from evaluate's results.json."""
+"""The comparison as tables for a terminal: one of the frozen models, two of the stream; built from evaluate's results.json."""
 
 from typing import Any
 
@@ -9,11 +9,16 @@ from rich.text import Text
 
 WIDTH = 120  # columns, where the output is no terminal that tells its own
 TITLES = {"frozen": "After training: models frozen, judged on the later period", "progressive": "As a stream: scored, then trained on"}
+BY = {  # what parts the rows, in words
+    "training_impressions": "the item's impressions in training",
+    "past_impressions": "the item's impressions so far",
+    "dense_age_hours": "the item's age",
+}
 NOTHING = "-"
 
 
 def results_table(results: dict[str, Any]) -> RenderableType:
-    """Both tables and what must be known to read them.
+    """All tables and what must be known to read them.
 
     Args:
         results: the contents of evaluate's results.json.
@@ -31,18 +36,31 @@ def results_table(results: dict[str, Any]) -> RenderableType:
         f"Below each segment: change of NE in percent against {results['baseline']} (negative is better; mean of seeds {seeds}), and its"
         " 95% interval, users resampled; * marks an interval clear of zero. NE alone where there is nothing to compare."
     )
-    return Group(Text(origin), comparison_table(results, "frozen"), comparison_table(results, "progressive"), Text(legend, style="dim"))
+    tables = [comparison_table(results, part, by) for part in TITLES for by in partings(results[part])]
+    return Group(Text(origin), *tables, Text(legend, style="dim"))
 
 
-def comparison_table(results: dict[str, Any], part: str) -> Table:
+def partings(judged: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What parts the rows, to the segments: all rows, then those that part them.
+
+    Args:
+        judged: the frozen or the progressive part of results.json.
+    """
+    whole, *segments = judged["segments"]
+    return {by: [whole, *(segment for segment in segments if segment["by"] == by)] for by in (s["by"] for s in segments)}
+
+
+def comparison_table(results: dict[str, Any], part: str, by: str) -> Table:
     """One table: a row per variant in the file's order, a column per segment with its number of rows.
 
     Args:
         results: the contents of results.json.
         part: "frozen" or "progressive".
+        by: what parts the rows.
     """
-    segments = results[part]["segments"]
-    table = Table(title=TITLES[part], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    segments = partings(results[part])[by]
+    title = f"{TITLES[part]}; by {BY[by]}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("variant", max_width=20, overflow="fold")
     table.add_column("table\nrows", justify="right")
     table.add_column("NE", justify="right")
@@ -59,7 +77,7 @@ def comparison_table(results: dict[str, Any], part: str) -> Table:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print both tables on standard output: coloured on a terminal, plain elsewhere."""
+    """Print the tables on standard output: coloured on a terminal, plain elsewhere."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)

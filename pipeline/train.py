@@ -5,6 +5,7 @@ import sys
 
 from features.files import write_durably
 from pipeline.config import RunConfig
+from pipeline.exact_metrics import table_of_run
 from pipeline.metrics import as_json
 from pipeline.progress import say
 from pipeline.ranks import on_rank_zero, start_process_group
@@ -12,7 +13,12 @@ from pipeline.trainer import Trainer
 
 
 def run(config: RunConfig) -> None:
-    """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores and TensorBoard curves."""
+    """Train on the earliest `train.train_fraction` of the rows; writes checkpoints, scores, curves, and the exact metrics of all scores.
+
+    Raises:
+        InputError: where the input, the settings and an earlier checkpoint do not fit each other.
+        Preempted: after SIGTERM, once a checkpoint is published.
+    """
     device = start_process_group()
     folder = config.path("train")
     trainer = Trainer(config, folder, device)
@@ -21,10 +27,12 @@ def run(config: RunConfig) -> None:
         say(f"plan: {line}")
     if trainer.resume():
         say(f"resumed after step {trainer.step}")
+    elif trainer.start is not None:
+        say(f"started from {trainer.start.path}")
     trainer.train(trainer.train_rows)
-    final = trainer.metrics.lifetime()
+    final = on_rank_zero(lambda: table_of_run(trainer.stream_scores()[: trainer.train_rows], trainer.source.dataset, config.model.tasks))
     for task, segments in final.items():
-        ne, auc, calibration = segments["all"]
+        ne, auc, calibration, _ = segments["all"]
         say(f"trained on {trainer.train_rows:,} rows: {task}  NE {ne:.4f}  AUC {auc:.4f}  calibration {calibration:.3f}")
     report = {"run": trainer.run_id, "metrics": as_json(final)}
     on_rank_zero(lambda: write_durably(folder / "metrics.json", json.dumps(report, indent=1).encode()))

@@ -1,31 +1,33 @@
 """The trainer: one ranker on all ranks, trained over the impressions in time order, scored before each update, resumable."""
 
 import hashlib
-import io
 import json
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
 from features.errors import InputError
-from features.files import write_durably
+from features.files import fsync_folder, write_durably
 from features.reader import BatchPlan
-from models.ranker import Ranker
-from models.sharding import describe, initialise_optimizer, shard
-from pipeline import checkpoint
+from models.plan import describe, plan_json
+from models.sharding import initialise_optimizer
+from models.train_pipeline import train_pipeline
+from pipeline import checkpoint, preemption
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
 from pipeline.metrics import StreamMetrics
-from pipeline.progress import progress_bar, say
-from pipeline.ranks import on_rank_zero
-from pipeline.stage import TRAINING_CODE, code_fingerprint
+from pipeline.model import identity, sharded_ranker
+from pipeline.progress import progress_bar
+from pipeline.ranks import AnyRank, on_rank_zero
+from pipeline.saver import BackgroundSaver
+from pipeline.scores import StreamScores, in_row_order
+from pipeline.starting_point import chosen, require_fit
+from pipeline.training_log import TrainingLog
+from pipeline.warm_start import warm_start
 
 
 class Trainer:
@@ -35,6 +37,7 @@ class Trainer:
         folder: the resolved config, checkpoints, scores and TensorBoard curves.
         step: batches trained so far.
         metrics: of all of them, each batch scored before it was trained on.
+        start: the checkpoint of an earlier run that this one starts from; None where it starts from its seed.
     """
 
     def __init__(self, config: RunConfig, root: Path, device: torch.device, *, quiet: bool = False) -> None:
@@ -43,39 +46,34 @@ class Trainer:
         Args:
             config: the run's configuration.
             root: folder of runs. Each has a folder of its own there, named by what it is trained on and with, so that a changed setting,
-                input or line of the training code starts a new run, and an unchanged one is resumed.
+                input or line of the training code starts a new run, and an unchanged one is resumed, on whatever ranks and plan.
             device: of this rank, from `start_process_group`.
             quiet: print no progress.
 
         Raises:
-            InputError: where the global batch, the input and the Semantic IDs do not fit each other or the ranks.
+            InputError: where the global batch, the input, the Semantic IDs and `train.start_from` do not fit each other or the ranks.
         """
         world, batch = dist.get_world_size(), config.train.global_batch
         if batch % world:
             raise InputError(f"train.global_batch {batch} is not a multiple of the {world} ranks that run")
-        self.config, self.device, self._quiet = config, device, quiet
+        self.config, self.device = config, device
         self.source = BatchSource(config, on_rank_zero(BatchSource(config).prepare))
-        self._plan_id, self._identity = self._plan(0, self.rows).fingerprint(self.source.dataset), self._identify()
+        self.start = on_rank_zero(lambda: chosen(config))
+        self._plan_id = self._plan(0, self.rows).fingerprint(self.source.dataset)
+        self._identity = identity(config, self.source, self.start)
+        ids, accept = self.source.builder.dense_ids, config.train.accept_refreshed_codebook
+        on_rank_zero(lambda: require_fit(self.start, self._identity, ids, accept_refreshed_codebook=accept))
         self.run_id = hashlib.sha256(json.dumps([self._plan_id, self._identity]).encode()).hexdigest()[:12]
         self.folder = root / self.run_id
-        on_rank_zero(self._write_config)
-        torch.manual_seed(config.train.seed)
-        self.model = shard(
-            Ranker(self.source.builder.schema, config.model, torch.device("meta")),
-            config.sharding,
-            table_learning_rate=config.train.table_learning_rate,
-            dense_learning_rate=config.train.dense_learning_rate,
-            batch=batch // world,
-            device=device,
-        )
+        self.model = sharded_ranker(config, self.source, device)
         initialise_optimizer(self.model)
-        pipeline = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
-        self._pipeline = pipeline(self.model.module, self.model.optimizer, device)
+        on_rank_zero(self._write_config)
+        self._pipeline = train_pipeline(config.sharding, self.model, device)
         self.step = 0
         self.metrics = StreamMetrics(config.model.tasks, device)
-        self._scores: list[torch.Tensor] = []  # float32 [B, K] per step since the last checkpoint
-        self._board = SummaryWriter(str(self.folder / "tensorboard")) if dist.get_rank() == 0 else None
-        self._logged = (0, 0.0)  # step and time of the last progress line
+        self._scores = StreamScores(self.folder / "scores", batch)
+        self._log = TrainingLog(self.folder / "tensorboard", batch, quiet=quiet)
+        self._saver, self._any_rank = BackgroundSaver(device), AnyRank(questions=2)
 
     @property
     def rows(self) -> int:
@@ -95,68 +93,95 @@ class Trainer:
         return rows
 
     def train(self, until: int) -> None:
-        """Go on to row `until`, in time order, saving on the way and at the end."""
-        plan = self._plan(0, until)
+        """Go on to row `until`, in time order, saving on the way and at the end.
+
+        Raises:
+            Preempted: after SIGTERM on any rank, on all of them; the checkpoint of the step that they have reached is published.
+        """
+        plan, every = self._plan(0, until), self.config.train
         if self.step >= plan.steps:
             return
         self.model.module.train()
         self._pipeline.reset()
         batches = self.source.batches(plan, self.step, training=True)
-        every = self.config.train
-        self._logged = (self.step, time.perf_counter())
+        self._log.begin(self.step)
         with progress_bar(self.folder.name, plan.steps, self.step) as advance:
             while self.step < plan.steps:
+                if self._told_to_stop():
+                    self._stop()
                 output = self._pipeline.progress(batches)
                 self.step += 1
                 self.metrics.update(*output)
-                self._scores.append(output.logit_BK)
+                self._scores.add(output.logit_BK)
                 advance()
                 if self.step % every.log_every == 0 or self.step == plan.steps:
-                    self._log(plan)
+                    self._log.write(self.step, plan.steps, *self.metrics.report())
                 if self.step % every.checkpoint_every == 0 or self.step == plan.steps:
                     self.save()
+        self._saver.wait()
 
     def score(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Logits [rows, K] of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` are unknown."""
+        """Logits [rows, K] of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` are unknown.
+
+        Raises:
+            Preempted: as `train` does.
+        """
         plan = self._plan(start, stop)
         self.model.module.eval()
         self._pipeline.reset()
-        batches = self.source.batches(plan, 0, training=False, known_before=start)
+        batches, logits = self.source.batches(plan, 0, training=False, known_before=start), []
         with torch.no_grad():
-            logits = [self._pipeline.progress(batches).logit_BK for _ in range(plan.steps)]
-        return _in_row_order(logits)[: stop - start]
+            for _ in range(plan.steps):
+                if self._told_to_stop():
+                    self._stop()
+                logits.append(self._pipeline.progress(batches).logit_BK)
+        return in_row_order(logits)[: stop - start]
 
     def stream_scores(self) -> NDArray[np.float32]:
         """Logits [rows, K] of all rows so far, each made before the row was trained on; read from the run's folder, which ranks share."""
-        files = sorted((self.folder / "scores").glob("*.npy"))
-        return np.concatenate([np.load(file, allow_pickle=False) for file in files])[: self.rows]
+        return self._scores.read()[: self.rows]
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
-        if self._board is not None:
-            self._board.close()
+        """Leave the run; a collective call."""
+        self._saver.close()
+        self._any_rank.close()
+        self._log.close()
 
     def save(self) -> None:
-        """Publish a checkpoint, and the scores since the last one; a collective call."""
-        scores = _in_row_order(self._scores)
-        first = self.step - len(self._scores)
-        on_rank_zero(lambda: write_array(self.folder / "scores" / f"{first:09d}.npy", scores))
-        self._scores = []
-        position = checkpoint.Position(self.step, self._plan_id, self._identity)
-        checkpoint.save(self.checkpoints, self.model, self.metrics.state(), position, self.config.train.keep_checkpoints)
+        """Begin to publish a checkpoint of this step, and before it the scores since the last one; a collective call.
+
+        It is written while the training goes on. What goes wrong there is raised on all ranks one or two steps later.
+        """
+        first, scores = self.step - self._scores.pending, self._scores.take()
+        position = checkpoint.Position(self.step, self._plan_id, self._identity, self.model.layout())
+        keep = self.config.train.keep_checkpoints
+
+        def publish(state: dict[str, Any], group: dist.ProcessGroup) -> None:
+            on_rank_zero(lambda: self._scores.write(first, scores), group)
+            checkpoint.save(self.checkpoints, state, position, keep, group)
+
+        self._saver.start({**self.model.state_dict(), "metrics": self.metrics.state()}, publish)
+        if not self.config.train.async_checkpoint:
+            self._saver.wait()
 
     def resume(self) -> bool:
-        """Load the newest checkpoint; False where there is none. Raises InputError where it does not fit this run or is damaged."""
-        path = checkpoint.latest(self.checkpoints)
-        if path is None:
-            return False
-        metrics = self.metrics.state()
-        self.step = checkpoint.load(path, self.model, metrics, self._plan_id, self._identity)
-        self.metrics.load(metrics)
-        return True
+        """Load the newest checkpoint; False where there is none: step 0 begins with the weights of `start`, or as the seed has them.
+
+        Raises:
+            InputError: where what is loaded does not fit this run or is damaged.
+        """
+        path = on_rank_zero(lambda: checkpoint.latest(self.checkpoints))
+        if path is not None:
+            metrics = self.metrics.state()
+            self.step = checkpoint.load(path, self.model, metrics, self._plan_id, self._identity)
+            self.metrics.load(metrics)
+        elif self.start is not None:
+            warm_start(self.start, self.model)
+        on_rank_zero(lambda: self._scores.forget_after(self.step))
+        return path is not None
 
     def describe(self) -> list[str]:
-        """The plan, one line per table."""
+        """The sharding plan, one line per table, and the planner's estimates."""
         return describe(self.model.plan)
 
     @property
@@ -164,60 +189,24 @@ class Trainer:
         """Folder of the published checkpoints."""
         return self.folder / "checkpoints"
 
+    def _told_to_stop(self) -> bool:
+        """Whether SIGTERM has come to any rank; the same on all ranks. Raises the error of a save that failed on any."""
+        told, failed = self._any_rank.ask(preemption.told_to_stop(), self._saver.failed)
+        if failed:
+            self._saver.wait()
+        return told
+
+    def _stop(self) -> NoReturn:
+        if self._scores.pending:
+            self.save()
+        self.close()
+        raise preemption.Preempted(f"stopped by SIGTERM after step {self.step}; run it again to go on from there")
+
     def _plan(self, start: int, stop: int) -> BatchPlan:
         return BatchPlan(start, stop, self.config.train.global_batch, dist.get_world_size(), dist.get_rank())
 
-    def _identify(self) -> dict[str, Any]:
-        """What a trained weight depends on besides the rows and their order."""
-        contract = self.source.contract
-        settings = self.config.model_dump(mode="json")
-        learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
-        model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
-        return {
-            "sid_contract": contract.to_json() if contract else None,
-            "store": self.source.store.fingerprint if self.source.looks_up_codes else None,
-            "pieces": self.source.pieces,
-            "model": model,
-            "learning": learning,
-            "code": code_fingerprint(TRAINING_CODE),
-        }
-
     def _write_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        fsync_folder(self.folder.parent)
         write_durably(self.folder / "config.json", self.config.model_dump_json(indent=1).encode())
-
-    def _log(self, plan: BatchPlan) -> None:
-        window, lifetime = self.metrics.report()
-        (step, clock), self._logged = self._logged, (self.step, time.perf_counter())
-        rate = (self.step - step) * plan.global_batch / (self._logged[1] - clock)
-        if self._board is None:
-            return
-        if not self._quiet:
-            for task in window:
-                now, ever = window[task]["all"], lifetime[task]["all"]
-                say(
-                    f"step {self.step}/{plan.steps}{f'  {task}' if len(window) > 1 else ''}  NE {now.ne:.4f} (all so far {ever.ne:.4f})  "
-                    f"AUC {now.auc:.4f}  calibration {now.calibration:.3f}  {rate:,.0f} examples/s"
-                )
-        for span, table in (("window", window), ("lifetime", lifetime)):
-            for task, segments in table.items():
-                for segment, metrics in segments.items():
-                    for metric, value in metrics._asdict().items():
-                        self._board.add_scalar(f"{task}/{metric}/{span}/{segment}", value, self.step)
-        self._board.add_scalar("examples_per_second", rate, self.step)
-
-
-def _in_row_order(logits: list[torch.Tensor]) -> NDArray[np.float32]:
-    """Per-step slices [B, K] of all ranks to one array in row order, on every rank."""
-    mine = torch.stack(logits)  # [steps, B, K]
-    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, mine)
-    return torch.stack(parts, 1).flatten(0, 2).cpu().numpy()
-
-
-def write_array(path: Path, array: NDArray[np.float32]) -> None:
-    """Write one .npy file that is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_durably(path, buffer.getvalue())
+        write_durably(self.folder / "plan.json", json.dumps(plan_json(self.model.plan), indent=1).encode())

@@ -23,8 +23,8 @@ class ContentVectors:
 
     An epoch's order: blocks of `BLOCK_ROWS` rows, in an order drawn anew for each epoch, are put together to windows of `window_rows` rows,
     and the rows of each window are shuffled; content of up to a window is shuffled as a whole, just as a tensor is. All ranks decode all
-    blocks, but each keeps its own rows alone: W ranks hold window_rows / W + batch rows each, and the reader's three row groups. With
-    131,072 rows of width 384 that is 200 MB in all.
+    blocks, but each keeps its own rows alone: W ranks hold window_rows / W + batch rows each, and the row groups of the block being read
+    and of the next one. With 131,072 rows of width 384 that is 200 MB in all.
 
     Args:
         dataset: has the column `vector`, fixed_size_list<float32>[D], as the embed stage writes it.

@@ -14,11 +14,23 @@ from pipeline import enrich
 from pipeline import recipe as recipes
 
 CONTRACT = SidContract(levels=3, codebook_size=16, codebook_hash="toy", source="text", generation=1)
+IMAGE = SidContract(levels=2, codebook_size=9, codebook_hash="toy image", source="vector_image", generation=1)  # for a log of two sources
 SCHEMA = pa.schema([*IMPRESSIONS, ORACLE, pa.field("context_country", pa.int64())])
 
 
-def write_toy_log(workdir: Path, rows: int = 3000, items: int = 300, history: int = 6, rows_per_group: int = 512, seed: int = 0) -> None:
-    """Write impressions/, items/, store/ and store_shuffled/ below `workdir`; a tenth of the items has no Semantic ID."""
+def write_toy_log(
+    workdir: Path,
+    rows: int = 3000,
+    items: int = 300,
+    history: int = 6,
+    rows_per_group: int = 512,
+    seed: int = 0,
+    further: tuple[SidContract, ...] = (),
+) -> None:
+    """Write impressions/, store/ and store_shuffled/ below `workdir`.
+
+    A tenth of the items has no Semantic ID of CONTRACT; of the `further` sources other items have none, and the codes mean nothing.
+    """
     generator = np.random.default_rng(seed)
     item_ids = generator.permutation(10**6)[:items].astype(np.int64)
     codes = generator.integers(0, CONTRACT.codebook_size, (items, CONTRACT.levels)).astype(np.uint16)
@@ -48,15 +60,20 @@ def write_toy_log(workdir: Path, rows: int = 3000, items: int = 300, history: in
     with DatasetWriter(workdir / "impressions", SCHEMA, {"source": "toy", "negatives": None}, rows_per_group=rows_per_group) as writer:
         writer.write(pa.table(columns, schema=SCHEMA))
     known = np.arange(items) >= items // 10
-    publish(workdir / "store", [(item_ids[known], {"text": codes[known]})], [CONTRACT])
+    others = {contract: _random_codes(contract, item_ids, seed) for contract in further}
+    publish(workdir / "store", [(item_ids[known], {"text": codes[known]}), *others.values()], [CONTRACT, *others])
     shuffled = codes[known][generator.permutation(known.sum())]
     publish(workdir / "store_shuffled", [(item_ids[known], {"text-shuffled": shuffled})], [replace(CONTRACT, source="text-shuffled")])
+    for contract in further:
+        control = replace(contract, source=f"{contract.source}-shuffled")
+        publish(workdir / "store_shuffled", [_random_codes(control, item_ids, seed + 1)], [control])
 
 
-def write_enriched_toy_log(workdir: Path, rows: int) -> None:
+def write_enriched_toy_log(workdir: Path, rows: int, further: tuple[SidContract, ...] = ()) -> None:
     """`write_toy_log`, and what stage enrich makes of it."""
-    write_toy_log(workdir, rows=rows)
-    enrich.run(recipes.load("simulated", toy_recipe(workdir)))
+    write_toy_log(workdir, rows=rows, further=further)
+    sources = ", ".join(contract.source for contract in (CONTRACT, *further))
+    enrich.run(recipes.load("simulated", toy_recipe(workdir, **{"embed.sources": f"[{sources}]"})))
 
 
 def toy_recipe(workdir: Path, **changes: object) -> list[str]:
@@ -75,6 +92,13 @@ def toy_recipe(workdir: Path, **changes: object) -> list[str]:
 def rows_of(workdir: Path) -> int:
     """Rows of the toy log."""
     return open_dataset(workdir / "impressions").rows
+
+
+def _random_codes(contract: SidContract, item_ids: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Codes of four in five items."""
+    generator = np.random.default_rng([seed, contract.levels])
+    ids = item_ids[generator.random(len(item_ids)) > 0.2]
+    return ids, {contract.source: generator.integers(0, contract.codebook_size, (len(ids), contract.levels)).astype(np.uint16)}
 
 
 def _timestamps(microseconds: np.ndarray) -> pa.Array:

@@ -8,8 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.history import MICROSECONDS_PER_HOUR, Histories, RunningCounts
-from features.schema import IMPRESSIONS, ITEMS, ORACLE, TIMESTAMP
+from features.schema import IMPRESSIONS, ITEMS, ORACLE, TIMESTAMP, VECTOR
+from features.sources.optional_columns import INTERESTS, LIKE, interests, like_probability, likes, topic_loadings
 from features.sources.topic_tree import leaf_texts, tree_sum
+from features.sources.topic_views import further_view, view
 from features.sources.vocabulary import ADJECTIVES, NOUNS
 
 Float = npt.NDArray[np.float64]
@@ -48,8 +50,11 @@ class World:
         vector_dim: int,
         semantic_share: float,
         seed: int,
+        views: int = 1,
+        second_task: bool = False,
+        interests: bool = False,
     ) -> None:
-        """Draw the world; the arguments are the fields of SimulateConfig. Memory: items * vector_dim + users * TASTES floats."""
+        """Draw the world; the arguments are the fields of SimulateConfig. Memory: items * vector_dim * views + users * TASTES floats."""
         self.impressions, self.users, self.seed = impressions, users, seed
         self.hours = days * 24
         rng = np.random.default_rng([seed, 0])
@@ -57,9 +62,13 @@ class World:
         self.tree, self.leaf = tree, rng.integers(0, int(np.prod(tree)), items)
         self._live(items, rng)
         self.rate = _popularity(np.minimum(self.death, self.hours) - np.maximum(self.birth, 0), rng)
-        self.vectors = _embed(self.leaf, tree, vector_dim, rng)
+        self.vectors = view(self.leaf, tree, vector_dim, rng)
+        self.further = {number: further_view(self.leaf, tree, vector_dim, seed, number) for number in range(2, views + 1)}
         loading = tree_sum(tree, TASTES, rng)
         self.loading = loading / np.linalg.norm(loading, axis=1, keepdims=True)
+        self.like = like_probability(self.leaf, tree, seed) if second_task else None
+        self.topics = topic_loadings(self.loading, tree) if interests else None
+        self.impressions_schema = pa.schema([*IMPRESSIONS, ORACLE, *([LIKE] if second_task else []), *([INTERESTS] if interests else [])])
         effect = _item_effect(self.leaf, tree, semantic_share, rng)
         mean = np.average(effect, weights=self.rate)
         self.effect = (effect - mean) / np.sqrt(np.average((effect - mean) ** 2, weights=self.rate))
@@ -69,7 +78,7 @@ class World:
         self._user_ids = np.sort(rng.choice(np.int64(users) * 1000, users, replace=False)) + 1
 
     def items_table(self) -> pa.Table:
-        """features.schema.ITEMS plus vector_content, by item id."""
+        """features.schema.ITEMS plus vector_content, and vector_view_2, .. where there are further views, by item id."""
         leaves, adjectives, nouns = (
             np.array(words, dtype=object) for words in (leaf_texts(self.tree), ADJECTIVES.split(","), NOUNS.split(","))
         )
@@ -78,16 +87,18 @@ class World:
         created = pa.array(START + _milliseconds(self.birth)).cast(TIMESTAMP)
         strings = (pa.nulls(len(texts), pa.string()), pa.array(extra, pa.string()), pa.array(texts, pa.string()))
         table = pa.table([self.item_ids, created, *strings], schema=ITEMS)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.reshape(-1)), self.vectors.shape[1])
-        return table.append_column(pa.field("vector_content", vectors.type, nullable=False), vectors)
+        for name, values in {"content": self.vectors, **{f"view_{number}": values for number, values in self.further.items()}}.items():
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            table = table.append_column(pa.field(VECTOR + name, vectors.type, nullable=False), vectors)
+        return table
 
     def impressions_tables(self, history_length: int) -> Iterator[pa.Table]:
-        """The log in time order, a table per chunk of a day, as IMPRESSIONS plus oracle_probability.
+        """The log in time order, a table per chunk of a day, as IMPRESSIONS, oracle_probability and what else was asked for.
 
         Memory: a chunk, the last `history_length` clicks of each user, and a count per item.
         """
         past, counts = Histories(*(np.empty(0, np.int64) for _ in range(3))), RunningCounts()
-        for index, (time, item, user, probability) in enumerate(self._rows()):
+        for index, (time, item, user, taste, probability) in enumerate(self._rows()):
             click = np.random.default_rng([self.seed, 3, index]).random(len(time)) < probability
             seen, users = past.latest(history_length), self._user_ids[user]
             past = Histories(*(np.concatenate((a, b[click])) for a, b in zip(seen, (time, users, self.item_ids[item]), strict=True)))
@@ -105,7 +116,11 @@ class World:
                 "past_impressions": count.astype(np.int32),
                 "oracle_probability": probability,
             }
-            yield pa.table(columns, schema=IMPRESSIONS.append(ORACLE))
+            if self.like is not None:
+                columns[LIKE.name] = likes(click, self.like[item], self.seed, index)
+            if self.topics is not None:
+                columns[INTERESTS.name] = interests(taste, self.topics, self.seed, index)
+            yield pa.table(columns, schema=self.impressions_schema)
 
     def _live(self, items: int, rng: np.random.Generator) -> None:
         """Births and deaths in hours from the start of the log, of a corpus in balance: what dies is replaced, nothing ages."""
@@ -114,8 +129,8 @@ class World:
         self.birth = np.where(at_start, -rng.exponential(mean_life, items), rng.random(items) * self.hours)
         self.death = np.maximum(self.birth, 0) + rng.exponential(mean_life, items)
 
-    def _rows(self) -> Iterator[tuple[Int64, Int64, Int64, Float]]:
-        """Time (microseconds), item, user and click probability of each chunk's rows, sorted by time."""
+    def _rows(self) -> Iterator[tuple[Int64, Int64, Int64, Float, Float]]:
+        """Time (microseconds), item, user, the user's taste [n, TASTES] and click probability of each chunk's rows, sorted by time."""
         per_day = -(-self.impressions * 24 // (self.hours * ROWS_PER_CHUNK))
         edges = np.linspace(0, self.hours, self.hours // 24 * per_day + 1)
         rate = self.rate / (np.minimum(self.death, self.hours) - np.maximum(self.birth, 0))
@@ -134,7 +149,7 @@ class World:
             item, user = item[order], _draw(self._activity, size, rng)
             affinity = np.einsum("nd,nd->n", taste[user], self.loading[self.leaf[item]])
             odds = self.bias + ITEM_EFFECT * self.effect[item] + TASTE_EFFECT * affinity
-            yield START + _milliseconds(hour[order]), item, user, _sigmoid(odds)
+            yield START + _milliseconds(hour[order]), item, user, taste[user], _sigmoid(odds)
 
     def _overlap(self, low: float, high: float) -> Float:
         return np.maximum(0.0, np.minimum(self.death, high) - np.maximum(self.birth, low))
@@ -155,12 +170,6 @@ def _popularity(exposure: Float, rng: np.random.Generator) -> Float:
 def _item_effect(leaf: Int64, tree: tuple[int, ...], semantic_share: float, rng: np.random.Generator) -> Float:
     own = rng.standard_normal(len(leaf))
     return np.sqrt(semantic_share) * tree_sum(tree, 1, rng)[leaf, 0] + np.sqrt(1 - semantic_share) * own
-
-
-def _embed(leaf: Int64, tree: tuple[int, ...], width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Content vectors [N, width]: the nodes' directions plus noise of a tenth of their variance."""
-    noise = np.sqrt(0.1) * rng.standard_normal((len(leaf), width))
-    return (tree_sum(tree, width, rng)[leaf] + noise).astype(np.float32)
 
 
 def _bias(effect: Float, rate: Float, rng: np.random.Generator) -> float:

@@ -45,19 +45,24 @@ class RedisStore:
 
     def lookup(self, ids: npt.NDArray[np.int64], source: str | None = None) -> Lookup:
         """Codes of a batch of ids int64 [N], as `EntityStore.lookup`."""
+        return self.lookups(ids, [source])[0]
+
+    def lookups(self, ids: npt.NDArray[np.int64], sources: Sequence[str | None]) -> list[Lookup]:
+        """`lookup` for several sources, all of one version."""
         distinct, positions = np.unique(ids, return_inverse=True)
         with self._server.told():
             while True:
                 version = self._layout.current()
-                contract = self._layout.contract(version, source)
-                codes = self._layout.space(version, contract.source).read(distinct)
+                contracts = [self._layout.contract(version, source) for source in sources]
+                found = [self._layout.space(version, contract.source).read(distinct) for contract in contracts]
                 # A version that was removed while we read is followed by another.
                 if self._layout.client.exists(self._layout.key(f"v{version.number}")):
                     break
-            missing = np.flatnonzero(codes[:, 0] == UNKNOWN_CODE)
-            codes[missing] = self._layout.appended(contract).read(distinct[missing])
-        codes = codes[positions]
-        return Lookup(codes, int(np.count_nonzero(codes[:, 0] == UNKNOWN_CODE)))
+            for contract, codes in zip(contracts, found, strict=True):
+                missing = np.flatnonzero(codes[:, 0] == UNKNOWN_CODE)
+                codes[missing] = self._layout.appended(contract).read(distinct[missing])
+        answers = [codes[positions] for codes in found]
+        return [Lookup(codes, int(np.count_nonzero(codes[:, 0] == UNKNOWN_CODE))) for codes in answers]
 
     def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
         """Codes of one item, or None."""

@@ -108,15 +108,20 @@ class Snapshot:
         Returns:
             Codes and misses; an item that has no codes of this source is a miss too.
         """
-        stored = self.codes[self._source(source)]
+        return self.lookups(ids, [source])[0]
+
+    def lookups(self, ids: npt.NDArray[np.int64], sources: Sequence[str | None]) -> list[Lookup]:
+        """`lookup` for several sources, by one search."""
+        stored = [self.codes[self._source(source)] for source in sources]
         ids = np.ascontiguousarray(ids, np.int64)
-        codes = np.empty((len(ids), stored.shape[1]), CODE_DTYPE)
+        codes = [np.empty((len(ids), each.shape[1]), CODE_DTYPE) for each in stored]
         for start in range(0, len(ids), BLOCK):
-            block = codes[start : start + BLOCK]
             position, missing = self._find(ids[start : start + BLOCK])
-            np.take(stored, position, axis=0, out=block, mode="clip")
-            block[missing] = UNKNOWN_CODE
-        return Lookup(codes, int(np.count_nonzero(codes[:, 0] == UNKNOWN_CODE)))
+            for of_source, answer in zip(stored, codes, strict=True):
+                block = answer[start : start + BLOCK]
+                np.take(of_source, position, axis=0, out=block, mode="clip")
+                block[missing] = UNKNOWN_CODE
+        return [Lookup(each, int(np.count_nonzero(each[:, 0] == UNKNOWN_CODE))) for each in codes]
 
     def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
         """Codes of one item, or None for a miss: a point read on plain integers, where NumPy's calls would cost more than the work."""

@@ -47,14 +47,12 @@ class Codebook:
         contract: what its codes mean.
         quality: the figures that were saved with it.
         content: the vectors that it was trained on, where the artifact tells.
-        aligned_with: hash of the codebook that this one's codes were aligned with; null for a first generation.
     """
 
     model: Quantizer
     contract: SidContract
     quality: CodebookQuality
     content: ContentOrigin | None = None
-    aligned_with: str | None = None
 
 
 def codebook_hash(tensors: dict[str, Tensor]) -> str:
@@ -92,7 +90,7 @@ def save(
         The Semantic ID contract of the codebook.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    contract = SidContract(model.config.levels, model.config.codebook_size, codebook_hash(tensors), source, generation)
+    contract = SidContract(model.config.levels, model.config.codebook_size, codebook_hash(tensors), source, generation, aligned_with)
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -106,7 +104,6 @@ def save(
         "config": model.config.model_dump(mode="json", exclude=set(model.config.unused())),
         "quality": asdict(quality),
         "content": None if content is None else asdict(content),
-        "aligned_with": aligned_with,
     }
     write_durably(staging / DESCRIPTION, json.dumps(description, indent=1).encode())
     publish_folder(staging, path)
@@ -128,7 +125,6 @@ def load(path: Path) -> Codebook:
         config = QuantizerConfig.model_validate(description["config"])
         quality = CodebookQuality(**description["quality"])
         content = ContentOrigin(**description["content"]) if description.get("content") else None
-        aligned_with = description.get("aligned_with")
         input_dim, contract_values = int(description["input_dim"]), dict(description["contract"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{described}: damaged ({' '.join(str(error).split())[:200]})") from error
@@ -147,4 +143,4 @@ def load(path: Path) -> Codebook:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{stored}: tensors do not fit {DESCRIPTION} ({' '.join(str(error).split())[:200]})") from error
-    return Codebook(model.eval(), contract, quality, content, aligned_with)
+    return Codebook(model.eval(), contract, quality, content)

@@ -52,7 +52,9 @@ class QuantizerConfig(Strict):
     max_code_share: Fraction = Field(0.25, description="a code that more than this share of the items has raises the alarm while training")
     seed: int = Field(0, ge=0, description="seed of initialisation, batch order and code resets")
     refresh_from: Path | None = Field(
-        None, description="folder of an older codebook: training starts from it, and its codes keep their meaning as far as can be"
+        None,
+        description="folder of an older codebook, or of one per source: training starts from it, and its codes keep their meaning as far "
+        "as can be",
     )
 
     @model_validator(mode="after")

@@ -29,14 +29,14 @@ CONFIGS = {
 }
 
 
-def write_content(path: Path) -> None:
+def write_content(path: Path, source: str = "text") -> None:
     """Items in clusters of clusters, in Parquet."""
     rng = np.random.default_rng(0)
     centres = (rng.normal(size=(8, 1, DIM)) * 4 + rng.normal(size=(8, 6, DIM))).reshape(48, DIM)
     vectors = (centres[rng.integers(0, 48, ROWS)] + rng.normal(size=(ROWS, DIM)) * 0.3).astype(np.float32)
     schema = content_schema(DIM)
     columns = [pa.array(np.arange(ROWS)), pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM)]
-    with DatasetWriter(path, schema, {"source": "text"}, rows_per_file=5000, rows_per_group=1024) as writer:
+    with DatasetWriter(path, schema, {"source": source}, rows_per_file=5000, rows_per_group=1024) as writer:
         writer.write(pa.table(columns, schema=schema))
 
 
@@ -73,7 +73,7 @@ def test_the_configuration_that_must_reset_codes_does(outcomes: dict[str, dict[s
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    write_content(tmp_path / "run" / "content")
+    write_content(tmp_path / "run" / "content" / "text")
     path = tmp_path / "tiny.yaml"
     quantize = {**CONFIGS["rqvae"], "epochs": 12, "checkpoint_every": 5, "patience": 12}
     path.write_text(yaml.safe_dump({**MINIMAL, "workdir": str(tmp_path / "run"), "quantize": quantize}))
@@ -89,12 +89,12 @@ def finish(recipe: Path, *sets: str) -> tuple[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(stage(recipe, *sets), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    return load(recipe.parent / "run" / "codebook").contract.codebook_hash, result.stdout
+    return load(recipe.parent / "run" / "codebook" / "text").contract.codebook_hash, result.stdout
 
 
 def kill_once_saved(recipe: Path, states: int, *sets: str) -> None:
     """Start the stage, and kill it when it has published `states` states."""
-    folder = recipe.parent / "run" / "quantize" / "state"
+    folder = recipe.parent / "run" / "quantize" / "state" / "text"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(stage(recipe, *sets), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -107,6 +107,21 @@ def kill_once_saved(recipe: Path, states: int, *sets: str) -> None:
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
 
 
+def test_two_ranks_train_a_codebook_for_each_source(recipe: Path) -> None:
+    run = recipe.parent / "run"
+    write_content(run / "content" / "vector_image", "vector_image")
+    sets = ["quantize.epochs=3", "embed.sources=[text, vector_image]"]
+    result = run_ranks(2, "pipeline.quantize", str(recipe), *(part for text in sets for part in ("--set", text)))
+    assert result.returncode == 0, result.stderr[-3000:]
+    text, image = (load(run / "codebook" / source) for source in ("text", "vector_image"))
+    assert (text.contract.source, image.contract.source) == ("text", "vector_image")
+    # The same vectors under two names: nothing is carried over from one training to the next.
+    assert text.contract.codebook_hash == image.contract.codebook_hash
+    lines = result.stdout.splitlines()
+    for source in ("text", "vector_image"):
+        assert sum(line.startswith(f"  {source}: epoch 3/3: ") for line in lines) == 1
+
+
 @pytest.mark.parametrize("kind", ["rqvae", "rqkmeans"])
 def test_a_killed_run_goes_on_to_the_same_codebook(recipe: Path, kind: str) -> None:
     sets = [] if kind == "rqvae" else ["quantize={kind: rqkmeans, codebook_size: 128, exact_passes: 5, checkpoint_every: 5}"]
@@ -116,4 +131,4 @@ def test_a_killed_run_goes_on_to_the_same_codebook(recipe: Path, kind: str) -> N
     found, printed = finish(recipe, *sets)
     assert "goes on" in printed
     assert found == expected
-    assert not (recipe.parent / "run" / "quantize" / "state").exists()
+    assert not list((recipe.parent / "run" / "quantize" / "state").iterdir())

@@ -1,6 +1,7 @@
-"""A run killed with SIGKILL and started again gives the uninterrupted run's losses and weights, to the bit, on two ranks."""
+"""Jobs under torchrun on two ranks: a killed rank, a killed job and SIGTERM all end with the uninterrupted run's scores and weights."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,127 +12,157 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from launch.components import TORCHRUN_ENV
 from pipeline.checkpoint import latest
+from pipeline.preemption import RESUME_ME
 from tests.distributed.ranks import ROOT, run_ranks
+from tests.soak.jobs import SETTINGS, differences, scores, state
 from tests.toy_log import toy_recipe, write_enriched_toy_log
 
-SETTINGS = {
-    "train.global_batch": 32,
-    "train.checkpoint_every": 10,
-    "train.log_every": 7,
-    "model.representations": "{semantic_id: {kind: semantic_id, rows: 97}, own: {kind: individual}}",
-}
-KILL_AFTER = 30  # steps
+STEPS = 188
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    write_enriched_toy_log(folder, rows=3010)
+    write_enriched_toy_log(folder, rows=STEPS * 32 + 10)
     return folder
 
 
-def test_killed_and_resumed_equals_uninterrupted(workdir: Path) -> None:
-    whole = train(workdir)
-    kill_in_training(workdir)
-    interrupted = latest(run_folder(workdir) / "checkpoints")
-    assert interrupted is not None
-    assert KILL_AFTER <= int(interrupted.name.removeprefix("step-")) < len(whole["scores"]) // 32
-    resumed = train(workdir, expect=f"resumed after step {int(interrupted.name.removeprefix('step-'))}")
-    assert np.array_equal(whole["scores"], resumed["scores"])
-    assert whole["state"].keys() == resumed["state"].keys()
-    for name, tensor in whole["state"].items():
-        if name.startswith("metrics/"):  # float64 sums, added up in another order after a resume
-            assert torch.allclose(tensor, resumed["state"][name], rtol=1e-12), name
-        else:
-            assert torch.equal(tensor, resumed["state"][name]), name
-
-
-def test_one_rank_goes_on_where_two_stopped(workdir: Path) -> None:
-    """The batches are the same; sums are rounded in another order."""
-    table = {"model.representations": "{semantic_id: {kind: semantic_id, rows: 97}}", "sharding.types": "[row_wise]"}
-    first = run_ranks(2, "pipeline.train", "simulated", *sets(workdir, **table, **{"train.train_fraction": 0.4}))
-    assert first.returncode == 0, first.stderr[-3000:]
-    whole = run_ranks(2, "pipeline.train", "simulated", *sets(copied(workdir), **table))
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    second = run_ranks(1, "pipeline.train", "simulated", *sets(workdir, **table, ranks=1))
-    assert second.returncode == 0, second.stderr[-3000:]
-    assert "resumed after step 37" in second.stdout
-    resumed, uninterrupted = (scores_of(run_folder(folder)) for folder in (workdir, copied(workdir)))
-    assert np.array_equal(resumed[: 37 * 32], uninterrupted[: 37 * 32])
-    assert np.allclose(resumed, uninterrupted, atol=1e-4)
-
-
-def copied(workdir: Path) -> Path:
-    """A second workdir with the same inputs."""
-    copy = workdir.with_name("copied")
-    if not copy.exists():
-        shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("train*"))
-    return copy
-
-
-def train(workdir: Path, expect: str = "trained on") -> dict:
-    done = run_ranks(2, "pipeline.train", "simulated", *sets(workdir))
+@pytest.fixture(scope="module")
+def whole(log: Path) -> Path:
+    """The folder of the uninterrupted run."""
+    done = run_ranks(2, "pipeline.train", "simulated", *sets(log))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert expect in done.stdout
-    folder = run_folder(workdir)
-    checkpoint = latest(folder / "checkpoints")
-    assert checkpoint is not None
-    dcp_to_torch_save(checkpoint, folder / "whole.pt")
-    result = {
-        "scores": scores_of(folder),
-        "state": flat(torch.load(folder / "whole.pt", weights_only=False)),
-    }
-    (workdir / "train").rename(workdir / f"train-{time.monotonic_ns()}")
-    return result
+    return (log / "train").rename(log / "whole")
 
 
-def scores_of(folder: Path) -> np.ndarray:
-    return np.concatenate([np.load(file) for file in sorted((folder / "scores").glob("*.npy"))])
+@pytest.fixture
+def workdir(log: Path, tmp_path: Path) -> Path:
+    """The log once more, without a run."""
+    return shutil.copytree(log, tmp_path / "log", ignore=shutil.ignore_patterns("train", "whole"))
 
 
-def run_folder(workdir: Path) -> Path:
-    (folder,) = (path.parent for path in workdir.glob("train/*/checkpoints"))
-    return folder
+@pytest.mark.timeout(240)  # seven starts of two ranks in these two tests
+def test_a_job_whose_rank_and_then_the_rest_is_killed_goes_on_unaided(workdir: Path, whole: Path) -> None:
+    with Submitted(workdir, restarts=1) as job:
+        job.wait_for_step(30)
+        job.kill_rank(1)
+        job.wait_for_step(70)
+        job.kill_all()
+        restarted = job.output()
+    assert "resumed after step" in restarted, "torchrun's restart has begun anew"
+    with Submitted(workdir) as job:
+        assert job.process.wait(100) == 0
+        assert "resumed after step" in job.output()
+    assert_same(workdir, whole)
 
 
-def kill_in_training(workdir: Path) -> None:
-    """SIGKILL every process of the job as soon as the checkpoint of step KILL_AFTER is published."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pipeline.train", "simulated"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    job = subprocess.Popen([*command, *sets(workdir)], cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(workdir.glob(f"train/*/checkpoints/step-{KILL_AFTER:09d}")):
-        assert job.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    while ranks := processes_with(f"workdir={workdir}"):  # torchrun starts them in sessions of their own
-        for rank in ranks:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGKILL)
-        time.sleep(0.05)
+@pytest.mark.timeout(240)
+def test_sigterm_saves_and_says_resume_me(workdir: Path, whole: Path) -> None:
+    with Submitted(workdir) as job:  # one rank is told
+        job.wait_for_step(30)
+        os.kill(job.rank(1), signal.SIGTERM)
+        assert job.process.wait(60) == 1, "torchrun's own, whatever a rank's"
+        error = json.loads(job.error_file.read_text())["message"]
+        stopped = newest_step(workdir)
+        assert error["errorCode"] == RESUME_ME == 75
+        assert error["message"] == f"semid train: stopped by SIGTERM after step {stopped}; run it again to go on from there"
+    with Submitted(workdir, workers=1) as job:  # torchrun is told, as schedulers do, and tells all processes of each rank
+        job.wait_for_step(stopped + 20)
+        job.process.terminate()
+        job.process.wait(60)
+        assert f"resumed after step {stopped}" in job.output()
+        stopped = newest_step(workdir)
+        assert f"stopped by SIGTERM after step {stopped}" in job.output()
+        assert stopped < STEPS
+    with Submitted(workdir) as job:
+        assert job.process.wait(100) == 0
+        assert f"resumed after step {stopped}" in job.output()
+    assert_same(workdir, whole)
 
 
-def processes_with(argument: str) -> list[int]:
-    """Living processes that were started with `argument`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if argument.encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
+def assert_same(workdir: Path, whole: Path) -> None:
+    run = workdir / "train"
+    assert len(scores(run)) == STEPS * 32
+    assert np.array_equal(scores(run), scores(whole))
+    assert not differences(state(run), state(whole))
 
 
-def sets(workdir: Path, **changes: object) -> list[str]:
-    return [part for text in toy_recipe(workdir, **{**SETTINGS, **changes}) for part in ("--set", text)]
+class Submitted:
+    """A job under torchrun; nothing of it is left at the end."""
+
+    def __init__(self, workdir: Path, *, restarts: int = 0, workers: int = 0) -> None:
+        self._workdir, self._out = workdir, workdir / f"job-{time.monotonic_ns()}.txt"
+        self.error_file = self._out.with_suffix(".json")
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
+        places = {**TORCHRUN_ENV, "PYTHONPATH": str(ROOT), "TORCHELASTIC_ERROR_FILE": str(self.error_file)}
+        with self._out.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *torchrun, "-m", "pipeline.train", "simulated", *sets(workdir), "--set", f"train.workers={workers}"],
+                cwd=ROOT,
+                env={**os.environ, **places},
+                start_new_session=True,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> "Submitted":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill_all()
+
+    def output(self) -> str:
+        """What all ranks and torchrun have printed."""
+        return self._out.read_text()
+
+    def wait_for_step(self, step: int) -> None:
+        """Until the checkpoint of that step or a later one is published."""
+        deadline = time.monotonic() + 60
+        while newest_step(self._workdir) < step:
+            assert self.process.poll() is None, f"the job ended before it could be killed: {self.output()[-3000:]}"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def rank(self, number: int) -> int:
+        """Its process id."""
+        (pid,) = (pid for pid, environment in self._processes() if f"RANK={number}".encode() in environment)
+        return pid
+
+    def kill_rank(self, number: int) -> None:
+        """SIGKILL."""
+        os.kill(self.rank(number), signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """SIGKILL torchrun and then the ranks, which it has started in sessions of their own."""
+        self.process.kill()
+        self.process.wait()
+        while left := self._processes():
+            for pid, _ in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+    def _processes(self) -> list[tuple[int, list[bytes]]]:
+        """Process id and environment of the ranks."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"workdir={self._workdir}".encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                    environment = (process / "environ").read_bytes().split(b"\0")
+                    if any(variable.startswith(b"LOCAL_RANK=") for variable in environment):
+                        found.append((int(process.name), environment))
+        return found
 
 
-def flat(value: object, prefix: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(value, dict):
-        return {name: tensor for key, item in value.items() for name, tensor in flat(item, f"{prefix}{key}/").items()}
-    return {prefix: value} if isinstance(value, torch.Tensor) else {}
+def newest_step(workdir: Path) -> int:
+    """The newest published checkpoint's; 0 without one."""
+    paths = [latest(folder) for folder in workdir.glob("train/*/checkpoints")]
+    return max((int(path.name.removeprefix("step-")) for path in paths if path), default=0)
+
+
+def sets(workdir: Path) -> list[str]:
+    settings = {**SETTINGS, "train.checkpoint_every": 10, "train.train_fraction": 1.0}
+    return [part for text in toy_recipe(workdir, **settings) for part in ("--set", text)]

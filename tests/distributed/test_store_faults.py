@@ -104,8 +104,8 @@ def test_200_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 def publish_numbers(path: Path, numbers: range) -> None:
     ids = np.arange(1000)
     for number in numbers:
-        contract = SidContract(levels=3, codebook_size=256, codebook_hash="c0de", source="text", generation=number)
-        publish(path, [(ids, {"text": np.full((1000, 3), number)})], [contract])
+        contracts = [SidContract(3, 256, codebook_hash="c0de", source=source, generation=number) for source in ("text", "image")]
+        publish(path, [(ids, {contract.source: np.full((1000, 3), number) for contract in contracts})], contracts)
 
 
 def test_a_million_reads_across_100_publishes_each_of_one_version(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_million_reads_across_100_publishes_each_of_one_version(tmp_path: Path
     publisher = get_context("fork").Process(target=publish_numbers, args=(tmp_path, range(2, 102)))
     publisher.start()
     while publisher.is_alive() or reads < 10**6:
-        codes = store.lookup(ids).codes
+        codes = np.concatenate([found.codes for found in store.lookups(ids, ["text", "image"])])
         assert (codes == codes[0, 0]).all(), f"a batch of two versions: {np.unique(codes)}"
         assert codes[0, 0] >= seen[-1], f"version {seen[-1]} came before {codes[0, 0]}"
         seen.append(int(codes[0, 0]))
@@ -123,7 +123,7 @@ def test_a_million_reads_across_100_publishes_each_of_one_version(tmp_path: Path
     assert publisher.exitcode == 0
     print(f"{reads} reads saw {len(set(seen))} versions")
     assert len(set(seen)) > 50
-    assert store.lookup(ids).codes[0, 0] == 101
+    assert store.lookup(ids, "text").codes[0, 0] == 101
 
 
 def append_and_fold(path: Path, batches: int, acknowledged: Any) -> None:

@@ -14,11 +14,14 @@ from launch.chain import ROOT
 from pipeline import demo
 from pipeline.config import RunConfig
 from pipeline.recipe import load
-from pipeline.stage import chain, mark_current
+from pipeline.stage import BY_SOURCE, chain, mark_current
 from tests.unit.test_config import MINIMAL
 
 CELL = {"ne": 0.9, "auc": 0.7, "calibration": 1.0, "gain": None, "low": None, "high": None}
-JUDGED = {"segments": [{"name": "all", "rows": 3}], "variants": {"random_hash": {"all": CELL}}}
+JUDGED = {
+    "segments": [{"name": "all", "rows": 3, "by": None}, {"name": "new", "rows": 1, "by": "training_impressions"}],
+    "variants": {"random_hash": {"all": CELL, "new": CELL}},
+}
 RESULTS = {
     "name": "tiny", "baseline": "random_hash", "seeds": [0], "table_rows": {"random_hash": 10}, "frozen": JUDGED, "progressive": JUDGED,
     "data": {"source": "ifdb", "negatives": "none", "rows": 9, "train_rows": 6, "evaluation_rows": 3}, "curve": {},
@@ -42,7 +45,7 @@ def finished(recipe: Path) -> RunConfig:
     config = load(str(recipe), [f"ingest.raw={recipe.parent / 'raw'}"])
     for stage in chain(config):
         for name in stage.writes:
-            config.path(name).mkdir(parents=True)
+            config.path(name, "text" if name in BY_SOURCE else None).mkdir(parents=True)
         if stage.name == "evaluate":
             (config.path("evaluate") / "results.json").write_text(json.dumps(RESULTS))
         mark_current(stage, config)

@@ -14,12 +14,13 @@ from torch import Tensor
 from features.content import Content, content_schema, content_table
 from features.dataset import DatasetWriter
 from features.errors import InputError
+from features.store.versions import open_snapshot
 from models.quantizers.alignment import align, kept_prefixes, matchings
 from models.quantizers.codebook import load
 from models.quantizers.config import QuantizerConfig
 from models.quantizers.fitting import fit
 from models.quantizers.quantizer import Quantizer
-from pipeline import quantize
+from pipeline import assign, quantize
 from pipeline.config import RunConfig
 from pipeline.recipe import validate, with_overrides
 
@@ -134,7 +135,7 @@ def config(tmp_path: Path) -> RunConfig:
     }
     config = validate(values, "test")
     for name, x in (("old", items(600, 0)), ("new", items(900, 1, shift=0.2))):
-        write_content(tmp_path / name / "content", x)
+        write_content(tmp_path / name / "content" / "text", x)
     quantize.run(with_overrides(config, {"workdir": str(tmp_path / "old")}))
     return config
 
@@ -146,13 +147,13 @@ def write_content(folder: Path, x: Tensor, source: str = "text") -> None:
 
 @pytest.mark.parametrize("latent_dim", [8, 6])
 def test_the_stage_refreshes_from_an_older_codebook(config: RunConfig, latent_dim: int, capsys: pytest.CaptureFixture[str]) -> None:
-    older = config.workdir.parent / "old" / "codebook"
+    older = config.workdir.parent / "old" / "codebook" / "text"
     capsys.readouterr()
     # Another latent width leaves nothing to start from, so only the names can be kept.
     quantize.run(with_overrides(config, {"quantize.refresh_from": str(older), "quantize.latent_dim": latent_dim, "quantize.seed": 4}))
     printed = capsys.readouterr().out
-    old, new = load(older), load(config.path("codebook"))
-    assert (new.contract.generation, new.aligned_with) == (2, old.contract.codebook_hash)
+    old, new = load(older), load(config.path("codebook", "text"))
+    assert (new.contract.generation, new.contract.aligned_with) == (2, old.contract.codebook_hash)
     assert new.contract.codebook_hash != old.contract.codebook_hash
     x = items(900, 1, shift=0.2)
     kept = kept_prefixes(old.model.encode(x).numpy(), new.model.encode(x).numpy())
@@ -163,20 +164,50 @@ def test_the_stage_refreshes_from_an_older_codebook(config: RunConfig, latent_di
     assert re.search(r"reconstruction error on the new content: 0\.\d{4} by the older codebook, 0\.\d{4} by the new one", printed)
 
 
+def test_the_store_tells_what_its_codebook_was_aligned_with(config: RunConfig) -> None:
+    older = config.workdir.parent / "old" / "codebook" / "text"
+    quantize.run(with_overrides(config, {"quantize.refresh_from": str(older)}))
+    assign.run(config)
+    contract, shuffled = (open_snapshot(config.path(store)).contract() for store in ("store", "store_shuffled"))
+    assert contract == load(config.path("codebook", "text")).contract
+    assert contract.aligned_with == load(older).contract.codebook_hash
+    assert shuffled.aligned_with is None  # its codes are drawn anew: they keep no meaning
+
+
 def test_a_codebook_that_does_not_fit_is_refused_with_both_sides(config: RunConfig) -> None:
-    older = str(config.workdir.parent / "old" / "codebook")
+    older = str(config.workdir.parent / "old" / "codebook" / "text")
     refreshed = with_overrides(config, {"quantize.refresh_from": older})
-    with pytest.raises(InputError, match=r"levels is 3 in .*old/codebook but 2 in the new codebook"):
+    with pytest.raises(InputError, match=r"levels is 3 in .*old/codebook/text but 2 in the new codebook"):
         quantize.run(with_overrides(refreshed, {"quantize.levels": 2}))
-    with pytest.raises(InputError, match=r"codebook_size is 8 in .*old/codebook but 16 in the new codebook"):
+    with pytest.raises(InputError, match=r"codebook_size is 8 in .*old/codebook/text but 16 in the new codebook"):
         quantize.run(with_overrides(refreshed, {"quantize.codebook_size": 16}))
     with pytest.raises(InputError, match="is the folder that the stage writes"):
         quantize.run(with_overrides(refreshed, {"workdir": str(config.workdir.parent / "old")}))
     with pytest.raises(InputError, match=r"codebook\.json: no such file"):
         quantize.run(with_overrides(config, {"quantize.refresh_from": "nowhere"}))
-    write_content(config.path("content"), items(900, 1)[:, :10])
-    with pytest.raises(InputError, match=r"width is 12 in .*old/codebook but 10 in the new codebook"):
+    write_content(config.path("content", "text"), items(900, 1)[:, :10])
+    with pytest.raises(InputError, match=r"width is 12 in .*old/codebook/text but 10 in the new codebook"):
         quantize.run(refreshed)
-    write_content(config.path("content"), items(900, 1), source="vector_image")
-    with pytest.raises(InputError, match=r"source is 'text' in .*old/codebook but 'vector_image' in the new codebook"):
-        quantize.run(refreshed)
+    images = with_overrides(refreshed, {"embed.sources": ["vector_image"]})
+    write_content(images.path("content", "vector_image"), items(900, 1), source="vector_image")
+    with pytest.raises(InputError, match=r"source is 'text' in .*old/codebook/text but 'vector_image' in the new codebook"):
+        quantize.run(images)
+
+
+def test_of_several_sources_each_goes_on_from_its_own_codebook(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    older = config.workdir.parent / "old" / "codebook"
+    two = with_overrides(config, {"embed.sources": ["text", "vector_image"], "quantize.refresh_from": str(older)})
+    write_content(two.path("content", "vector_image"), items(700, 3)[:, :9], source="vector_image")
+    capsys.readouterr()
+    quantize.run(two)
+    printed = capsys.readouterr().out
+    assert f"quantize: {older} has no codebook of vector_image, which is trained from the start" in printed
+    assert "  text: refreshed from codebook" in printed
+    assert "vector_image: refreshed" not in printed
+    contracts = [load(two.path("codebook", source)).contract for source in two.embed.sources]
+    assert [(contract.source, contract.generation) for contract in contracts] == [("text", 2), ("vector_image", 1)]
+    again = with_overrides(two, {"quantize.refresh_from": str(two.path("codebook").rename(older.parent / "both"))})
+    quantize.run(again)
+    assert [load(two.path("codebook", source)).contract.generation for source in two.embed.sources] == [3, 2]
+    with pytest.raises(InputError, match=r"is one codebook, but embed\.sources are text, vector_image: name the folder of theirs"):
+        quantize.run(with_overrides(two, {"quantize.refresh_from": str(older / "text")}))

@@ -159,15 +159,15 @@ def test_what_is_wrong_is_said() -> None:
 def artifact(tmp_path: Path) -> Path:
     """A codebook as the stage publishes it, its content and its items beside it."""
     x, ids = vectors(), np.arange(ITEM_COUNT) * 3
-    write_content(tmp_path / "content", x)
+    write_content(tmp_path / "content" / "text", x)
     texts = {"title": [EVIL if i % 2 else None for i in range(ITEM_COUNT)], "text": [f"text of {i}" for i in ids]}
     columns = {name: pa.array(texts[name]) if name in texts else pa.nulls(ITEM_COUNT, ITEMS.field(name).type) for name in ITEMS.names}
     with DatasetWriter(tmp_path / "items", ITEMS, {}) as writer:
         writer.write(pa.table(columns | {"item_id": pa.array(ids, pa.int64())}, schema=ITEMS))
     model = fit(torch.from_numpy(x), SMALL)
-    origin = ContentOrigin("../content", open_dataset(tmp_path / "content").fingerprint)
-    save(tmp_path / "codebook", model, measure(model, torch.from_numpy(x)), "text", content=origin)
-    return tmp_path / "codebook"
+    origin = ContentOrigin("../../content/text", open_dataset(tmp_path / "content" / "text").fingerprint)
+    save(tmp_path / "codebook" / "text", model, measure(model, torch.from_numpy(x)), "text", content=origin)
+    return tmp_path / "codebook" / "text"
 
 
 def write_content(folder: Path, x: np.ndarray, source: str = "text") -> None:
@@ -178,31 +178,33 @@ def write_content(folder: Path, x: np.ndarray, source: str = "text") -> None:
 def test_the_artifact_alone_suffices(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", "--inspect", str(artifact)]) == 0
     printed = capsys.readouterr().out
-    page = (artifact.parent / "codebook_report.html").read_text()
-    assert printed.strip().endswith(f"quality report: {artifact.parent / 'codebook_report.html'}")
+    page = (artifact.parent / "codebook_report_text.html").read_text()
+    assert printed.strip().endswith(f"quality report: {artifact.parent / 'codebook_report_text.html'}")
     assert re.search(r"^ *1 +\d+\.\d% +\d\.\d\d +\d+\.\d% +\d+ \(\d+\.\d\d%\)$", printed, re.MULTILINE)
     assert "  text of " in printed
     assert "  <b>bold</b> & long word" in printed
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; long word" in page
     assert "<b>bold" not in page
+    assert main(["quantize", "--inspect", str(artifact.parent)]) == 2
+    assert f"codebook: a folder of codebooks, text: name one, e.g. {artifact}" in capsys.readouterr().err
     assert re.findall(r"(?:src|href)=\"(?!#)", page) == []
     assert max(map(len, re.findall(r"<div>(.*?)</div>", page))) < 160
 
 
 def test_content_elsewhere_and_the_page_elsewhere(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (artifact.parent / "content").rename(tmp_path / "moved")
+    (artifact.parents[1] / "content" / "text").rename(tmp_path / "moved")
     assert main(["quantize", "--inspect", str(artifact)]) == 2
     assert "--content DIR says where the vectors of the codebook lie" in capsys.readouterr().err
     assert main(["quantize", "--inspect", str(artifact), "--content", str(tmp_path / "moved"), "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").stat().st_size > 10_000
-    assert not (artifact.parent / "codebook_report.html").exists()
+    assert not (artifact.parent / "codebook_report_text.html").exists()
 
 
 def test_other_content_is_refused_unless_it_is_asked_for(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_content(artifact.parent / "content", vectors(seed=1))
+    write_content(artifact.parents[1] / "content" / "text", vectors(seed=1))
     assert main(["quantize", "--inspect", str(artifact)]) == 2
     assert "no longer the content that the codebook" in capsys.readouterr().err
-    assert main(["quantize", "--inspect", str(artifact), "--content", str(artifact.parent / "content")]) == 0
+    assert main(["quantize", "--inspect", str(artifact), "--content", str(artifact.parents[1] / "content" / "text")]) == 0
     assert "WRONG: the items are not those that the codebook was trained on" in capsys.readouterr().out
     for source, x in (("vector_image", vectors()), ("text", vectors()[:, :5])):
         write_content(tmp_path / "other", x, source)

@@ -42,14 +42,15 @@ def test_a_single_stage_runs_its_module(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", DISTRIBUTED)
 def test_a_distributed_stage_runs_under_torchrun(stage: str) -> None:
-    app = component(stage)("a.b=x y", recipe="my recipe.yaml", python="/p y", j="1x4", max_restarts=3, gpu=4)
+    app = component(stage)("a.b=x y", recipe="my recipe.yaml", python="/p y", j="1x4", max_restarts=3, max_retries=2, gpu=4)
     words = torchrun_arguments(app)
     assert words[:4] == ["exec", "/p y", "-m", "torch.distributed.run"]
     assert words[-5:] == ["-m", f"pipeline.{stage}", "my recipe.yaml", "--set", "a.b=x y"]
     assert {"--nnodes=1", "--nproc-per-node=4", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"} < set(words)
     (role,) = app.roles
     assert (role.env["OMP_NUM_THREADS"], role.env["OMP_WAIT_POLICY"]) == ("1", "passive")
-    assert role.resource.gpu == 4
+    assert 10 < int(role.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < 30, "time to save, before schedulers lose patience"
+    assert (role.resource.gpu, role.max_retries) == (4, 2)
 
 
 def test_several_nodes_meet_at_the_first() -> None:

@@ -33,22 +33,28 @@ def test_a_shipped_recipe_is_valid_with_all_its_variants(name: str) -> None:
 
 
 def test_overrides_are_yaml_and_win_over_the_recipe(tmp_path: Path) -> None:
-    changes = ["train.global_batch=256", "quantize.hidden_dims=[8, 4]", "embed={source: vector, vector: vector_a}", "workdir=/a b=c"]
+    changes = ["train.global_batch=256", "quantize.hidden_dims=[8, 4]", "embed={sources: [vector_a, text]}", "workdir=/a b=c"]
     config = load(recipe(tmp_path, train={"global_batch": 512, "log_every": 7}), changes)
     assert (config.train.global_batch, config.train.log_every) == (256, 7)
     assert config.quantize.hidden_dims == (8, 4)
-    assert (config.embed.source, config.embed.vector) == ("vector", "vector_a")
+    assert config.sid_sources == ("vector_a", "text")
+    assert with_overrides(config, {"train.store": "store_shuffled"}).sid_sources == ("vector_a-shuffled", "text-shuffled")
     assert config.workdir == Path("/a b=c")
 
 
 def test_a_recipe_extends_another_key_by_key_but_replaces_the_representations(tmp_path: Path) -> None:
-    parent = recipe(tmp_path, "parent", train={"global_batch": 512, "log_every": 7})
+    tables = {"sid": {"kind": "semantic_id", "rows": 7}}
+    variants = {"random_hash": {"train.seed": 1, "model.representations": tables}}
+    parent = recipe(tmp_path, "parent", train={"global_batch": 512, "log_every": 7}, evaluate={"variants": variants})
     child = tmp_path / "child.yaml"
     changes = {"extends": parent, "train": {"log_every": 9}, "model": {"representations": {"rh": {"kind": "random_hash", "rows": 5}}}}
+    changes["evaluate"] = {"variants": {"random_hash": {"model.representations": changes["model"]["representations"]}}}
     child.write_text(yaml.safe_dump(changes))
     config = load(str(child))
     assert (config.name, config.train.global_batch, config.train.log_every) == ("tiny", 512, 9)
     assert list(config.model.representations) == ["rh"]
+    assert config.evaluate.variants["random_hash"]["train.seed"] == 1
+    assert list(config.evaluate.variants["random_hash"]["model.representations"]) == ["rh"]
 
 
 def test_with_overrides_changes_a_copy(tmp_path: Path) -> None:
@@ -73,6 +79,9 @@ def test_with_overrides_changes_a_copy(tmp_path: Path) -> None:
         ("train.global_batch=0", "'train.global_batch': Input should be greater than 0"),
         ("ingest.source=ifbd", "'ingest.source': Input should be 'simulated', 'ifdb'"),
         ("embed=3", "'embed': Input should be"),
+        ("embed.source=vector", "'embed.source': unknown key; did you mean 'embed.sources'?"),
+        ("embed.sources=[text, text]", "a source is named twice in text, text"),
+        ("embed.sources=[../text]", "'embed.sources.0': String should match pattern"),
         ("name.first=x", "'name.first': 'name' has no keys below it"),
         ("train.global_batch", "--set train.global_batch: expected KEY=VALUE"),
         ("train.global_batch=[1", "--set train.global_batch=[1: the value is not YAML"),

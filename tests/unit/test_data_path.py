@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 
 import pipeline
+from features.batch import Batch, BatchSchema
 from features.dataset import DatasetWriter
 from features.enrich import enrich
-from features.kjt import Batch, BatchSchema
 from features.prefix_ngram import coprime_rows, level_rows, prefix_ngram_keys
 from features.reader import BatchPlan
 from features.schema import IMPRESSIONS
@@ -102,8 +102,9 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
     """Steps 1 to 4, by the run's own loader."""
     plan = BatchPlan(0, source.dataset.rows, global_batch=2)
     (batch,) = source.batches(plan, 0, training=True)
+    assert batch.items is not None
     rows = source.rows(0, 2)
-    looked_up = enrich(impressions().to_batches()[0], source.store)
+    looked_up = enrich(impressions().to_batches()[0], source.store, ["text"])
     codes = np.array(list(STORE.values()))
     keys = batch.items.values().tolist()
     paper = prefix_ngram_keys(codes[:1], depth=3, codebook_size=4)[0].tolist()
@@ -111,10 +112,10 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
         "steps": plan.steps,
         "step_rows": plan.step_rows(0),
         "rank_rows": plan.rank_rows(0),
-        "target_codes": rows["target_codes"].to_pylist(),
-        "history_codes": rows["history_codes"].to_pylist(),
+        "target_codes_text": rows["target_codes_text"].to_pylist(),
+        "history_codes_text": rows["history_codes_text"].to_pylist(),
         "lookups": looked_up.lookups,
-        "misses": looked_up.misses,
+        "misses": looked_up.misses["text"],
         "level_rows": level_rows(depth=3, codebook_size=4, rows=14),
         "keys_of_101": keys[:3],
         "keys_of_102": keys[3:6],
@@ -136,6 +137,7 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
 def computed_scores(batch: Batch, schema: BatchSchema, config: RankerConfig) -> dict[str, Any]:
     """Steps 5 to 7, by the run's own ranker with the weights that the document assumes."""
     ranker = example_ranker(schema, config)
+    assert ranker.item_embeddings is not None
     seen: dict[str, torch.Tensor] = {}
     ranker.history_arm.age.register_forward_hook(lambda module, given, result: seen.update(buckets=given[0]))
     ranker.interaction.register_forward_hook(lambda module, given, result: seen.update(sparse=given[1], pairs=result))
@@ -161,6 +163,7 @@ def computed_scores(batch: Batch, schema: BatchSchema, config: RankerConfig) -> 
 
 def example_ranker(schema: BatchSchema, config: RankerConfig) -> Ranker:
     ranker = Ranker(schema, config)
+    assert ranker.item_embeddings is not None
     table = ranker.item_embeddings.embedding_bags["semantic_id"].weight
     bypass = ranker.history_arm.aggregate
     assert isinstance(bypass, Bypass)

@@ -197,6 +197,10 @@ def test_sources_are_published_apart_and_appended_together(tmp_path: Path) -> No
     for _ in range(2):
         assert (store.lookup(ids, "text").misses, store.lookup(ids, "image").misses) == (15, 10)
         assert (store.get(3, "image"), store.get(12, "text"), store.get(26, "image")) == (None, (7, 7, 7), (9, 9))
+        together = store.lookups(ids[::-1], ["image", "text"])
+        for found, source in zip(together, ("image", "text"), strict=True):
+            assert np.array_equal(found.codes, store.lookup(ids[::-1], source).codes)
+            assert found.misses == store.lookup(ids, source).misses
         assert store.items_with_prefix([9], "image").tolist() == list(range(10, 40))
         store.verify()
         store.fold()

@@ -72,6 +72,18 @@ def test_tokens_follow_the_formula(kind: Literal["bypass", "transformer", "pma"]
     assert torch.equal(real, torch.ones(B, 4, dtype=torch.bool) if kind == "pma" else batch()[2])
 
 
+def test_a_shared_prefix_adds_the_embedding_of_its_depth() -> None:
+    torch.manual_seed(0)
+    made = HistoryArm(RankerConfig(embedding_dim=D, representations={"x": RepresentationConfig(kind="random_hash")}), T, shared_levels=3)
+    assert made.shared is not None
+    torch.nn.init.normal_(made.shared.weight)
+    items, age, mask = batch()
+    depth = torch.randint(0, 4, (B, T), generator=torch.Generator().manual_seed(2)) * mask
+    tokens, _ = made(items, age, mask, depth)
+    table = made.shared.weight.detach().double().numpy()
+    assert np.allclose(tokens.detach().numpy(), inputs(made) + table[depth.numpy()] * mask.numpy()[..., None], atol=1e-6)
+
+
 def test_bypass_starts_as_the_identity() -> None:
     representations = {"x": RepresentationConfig(kind="random_hash")}
     made = HistoryArm(RankerConfig(embedding_dim=D, representations=representations), T)

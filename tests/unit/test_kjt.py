@@ -9,11 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.batch import Batch
 from features.dataset import open_dataset, read_table
 from features.dense_ids import DenseIdMap
 from features.errors import InputError
 from features.prefix_ngram import exact_coarse_keys
 from features.reader import BatchPlan
+from features.representation import hashed_rows
 from features.store.publish import publish
 from features.store.snapshot import Snapshot
 from features.store.versions import open_snapshot
@@ -42,21 +44,21 @@ def test_bags_hold_each_positions_keys(workdir: Path) -> None:
     rows = read_table(open_dataset(workdir / "impressions")).slice(600, 100).to_pylist()
     batch = source.builder.build(source.rows(600, 700), first_row=600, size=128, step_rows=(512, 700), training=True, known_before=512)
     store, dense_ids = open_snapshot(workdir / "store"), DenseIdMap.load(workdir / "dense_ids")
+    assert batch.items is not None
+    assert batch.context is not None
     jagged = batch.items.to_dict()
-    for name, rows_in_table in {"sid": 97, "own": len(dense_ids.ids), "hash": 50}.items():
+    assert list(jagged) == ["sid", "own"]
+    for name, rows_in_table in {"sid": 97, "own": len(dense_ids.ids)}.items():
         bags = [bag.tolist() for bag in jagged[name].to_dense()]
         assert len(bags) == 128 * (1 + T)
         for example, row in enumerate(rows):
             items = [row["item_id"], *row["history_item_ids"][:T]]
             expected = [keys_of(name, item, store, dense_ids, rows_in_table) for item in items]
-            if name == "hash":
-                got = bags[example * (1 + T)]
-                assert len(got) == 1
-                assert 0 <= got[0] < 50
-                expected = [got]
             expected += [[]] * (1 + T - len(expected))
             assert bags[example * (1 + T) : (example + 1) * (1 + T)] == expected
         assert not any(bags[len(rows) * (1 + T) :])
+    alone = [bag.tolist() for bag in batch.context.to_dict()["hash"].to_dense()]  # of the target alone: a bag per example
+    assert alone == [hashed_rows(np.array([row["item_id"]]), 50).tolist() for row in rows] + [[]] * 28
     assert batch.weight_B.tolist() == [1.0] * 100 + [0.0] * 28
     assert batch.rows_in_step.item() == 188
 
@@ -92,15 +94,21 @@ def test_lookup_in_the_reader_gives_the_enriched_batch(workdir: Path) -> None:
     pairs = list(zip(enriched.batches(plan, 0, training=True), live.batches(plan, 0, training=True), strict=True))
     assert len(pairs) == plan.steps
     for one, other in pairs:
-        assert torch.equal(one.items.values(), other.items.values())
-        assert torch.equal(one.items.lengths(), other.items.lengths())
+        assert_same_items(one, other)
+
+
+def assert_same_items(one: Batch, other: Batch) -> None:
+    assert one.items is not None
+    assert other.items is not None
+    assert torch.equal(one.items.values(), other.items.values())
+    assert torch.equal(one.items.lengths(), other.items.lengths())
 
 
 def test_loader_processes_change_nothing(workdir: Path) -> None:
     plan = BatchPlan(0, rows_of(workdir), 128)
     here, there = (BatchSource(load(workdir, **{"train.workers": workers})).batches(plan, 1, training=True) for workers in (0, 2))
     for one, other in zip(here, there, strict=True):
-        assert torch.equal(one.items.values(), other.items.values())
+        assert_same_items(one, other)
         assert torch.equal(one.label_BK, other.label_BK)
 
 
@@ -116,6 +124,7 @@ def test_individual_ids_drop_out_at_the_stated_rate_whatever_the_ranks(workdir: 
 def keys(source: BatchSource, start: int, stop: int, *, training: bool) -> torch.Tensor:
     rows = source.rows(start, stop)
     batch = source.builder.build(rows, first_row=start, size=stop - start, step_rows=(0, 700), training=training, known_before=10**9)
+    assert batch.items is not None
     return batch.items.values()
 
 

@@ -12,7 +12,7 @@ import pytest
 import features
 from launch.chain import ROOT
 
-HEAVY = {"features.kjt", "features.content"}  # where the design allows torch
+HEAVY = {"features.batch", "features.kjt", "features.content"}  # where the design allows torch
 FEATURES = sorted(module.name for module in pkgutil.walk_packages(features.__path__, "features.") if module.name not in HEAVY)
 
 REFUSING = """

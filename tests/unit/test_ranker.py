@@ -2,15 +2,15 @@
 
 import pytest
 
+from features.batch import BatchSchema
 from features.errors import InputError
-from features.kjt import BatchSchema
 from models.config import RankerConfig
 from models.ranker import Ranker
 
 
 @pytest.mark.parametrize("name", ["items", "training", "a.b"])
 def test_a_table_may_not_have_a_name_that_torch_keeps(name: str) -> None:
-    schema = BatchSchema({name: 10}, (name,), {}, (), 2)
+    schema = BatchSchema({name: 10}, (name,), (name,), {}, (), 2)
     config = RankerConfig.model_validate({"representations": {name: {"kind": "random_hash"}}})
     with pytest.raises(InputError, match=f"model.representations: '{name}' cannot be a table's name"):
         Ranker(schema, config)

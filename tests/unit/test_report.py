@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from features.dataset import DatasetWriter, open_dataset, read_table
 from features.errors import InputError
 from features.schema import ITEMS
+from features.segments import STREAM
 from pipeline import recipe as recipes
 from pipeline import report
 from pipeline.config import RunConfig
@@ -23,8 +25,8 @@ from pipeline.findings import Cell
 from pipeline.recipe import with_overrides
 from tests.toy_log import toy_recipe, write_toy_log
 
-FROZEN = ("all", "head", "torso", "tail", "seen", "new")
-PROGRESSIVE = ("all", "0", "1-9", "10-49", "50-199", "200+")
+FROZEN = {"training_impressions": ("head", "torso", "tail", "seen", "new")}
+PROGRESSIVE = {segmentation.column: segmentation.names for segmentation in STREAM}
 NEGATIVES = "constructed: 4 per play, of <the same> quarter"
 EVIL = "<script>alert('$x$')</script>&amp;"
 VOID = {"meta", "br", "wbr", "path", "use", "rect"}
@@ -84,11 +86,13 @@ def results_of(names: list[str], **data: Any) -> dict[str, Any]:
         changes = {"gain": gain, "low": gain - 1.005, "high": gain + 1.005} if compared else dict.fromkeys(("gain", "low", "high"))
         return {"ne": 0.5 + 0.0011 * step, "auc": 0.6 + 0.0013 * step, "calibration": 1 + 0.0017 * step, **changes}
 
-    def judged(segments: tuple[str, ...]) -> dict[str, Any]:
+    def judged(partings: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+        segments = {"all": None, **{name: by for by, names in partings.items() for name in names}}
         table = {
             name: {segment: cell(compared=name not in ("random_hash", "oracle")) for segment in segments} for name in [*names, "oracle"]
         }
-        return {"segments": [{"name": name, "rows": 1000 + place} for place, name in enumerate(segments)], "variants": table}
+        about = [{"name": name, "rows": 1000 + place, "by": by} for place, (name, by) in enumerate(segments.items())]
+        return {"segments": about, "variants": table}
 
     sizes = {"rows": 3000, "train_rows": 2400, "evaluation_rows": 600, "stream_rows": 1500}
     return {
@@ -115,8 +119,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with DatasetWriter(folder / "items", ITEMS, {"source": "toy"}) as writer:
         writer.write(ids.cast(ITEMS))
     contract = {"levels": 3, "codebook_size": 16, "codebook_hash": "feed" * 16, "source": "text", "generation": 1}
-    (folder / "codebook").mkdir()
-    (folder / "codebook" / "codebook.json").write_text(json.dumps({"contract": contract, "quality": QUALITY}))
+    (folder / "codebook" / "text").mkdir(parents=True)
+    (folder / "codebook" / "text" / "codebook.json").write_text(json.dumps({"contract": contract, "quality": QUALITY}))
     return folder
 
 
@@ -135,10 +139,11 @@ def written(config: RunConfig, results: dict[str, Any]) -> str:
 def test_every_figure_of_the_tables_is_that_of_the_results(config: RunConfig) -> None:
     results = results_of(list(config.evaluate.variants))
     page = Page(written(config, results))
-    for part in ("frozen", "progressive"):
-        segments = results[part]["segments"]
+    for part, by in [("frozen", by) for by in FROZEN] + [("progressive", by) for by in PROGRESSIVE]:
+        segments = [segment for segment in results[part]["segments"] if segment["by"] in (None, by)]
+        assert len(segments) == 6
         heading = ["variant", *(f"{segment['name']} {segment['rows']:,} rows" for segment in segments)]
-        gains, metrics = page.tables[f"{part}-gain"], page.tables[f"{part}-metrics"]
+        gains, metrics = page.tables[f"{by}-gain"], page.tables[f"{by}-metrics"]
         assert [tidy(row) for row in (gains[0], metrics[0])] == [heading, heading]
         variants = results[part]["variants"]
         assert [tidy(row) for row in gains[1:]] == [
@@ -149,7 +154,7 @@ def test_every_figure_of_the_tables_is_that_of_the_results(config: RunConfig) ->
         assert [tidy(row) for row in metrics[1:]] == [
             [
                 f"{name} baseline" if name == "random_hash" else name,
-                *(f"{cell['ne']:.4f} {cell['auc']:.4f} · {cell['calibration']:.3f}" for cell in cells.values()),
+                *(f"{cell['ne']:.4f} {cell['auc']:.4f} · {cell['calibration']:.3f}" for cell in (cells[one["name"]] for one in segments)),
             ]
             for name, cells in variants.items()
         ]
@@ -173,7 +178,10 @@ def test_nulls_are_dashes(config: RunConfig) -> None:
     results["frozen"]["variants"]["semantic_id"]["new"] = dict.fromkeys(("ne", "auc", "calibration", "gain", "low", "high"))
     results["frozen"]["variants"]["semantic_id"]["head"] |= {"low": None, "high": None, "auc": None}
     page = Page(written(config, results))
-    gains, metrics = ({row[0]: row for row in map(tidy, page.tables[name])}["semantic_id"] for name in ("frozen-gain", "frozen-metrics"))
+    gains, metrics = (
+        {row[0]: row for row in map(tidy, page.tables[name])}["semantic_id"]
+        for name in ("training_impressions-gain", "training_impressions-metrics")
+    )
     assert gains[-1] == "-"
     assert re.fullmatch(r"[+-]\d\.\d\d - … -", gains[2])
     assert metrics[-1] == "- - · -"
@@ -194,7 +202,7 @@ def test_nothing_is_loaded_from_anywhere(config: RunConfig) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert {value[1:] for value in references} <= set(page.ids)
     assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(page.ids)
-    assert page.tags["svg"] == 5
+    assert page.tags["svg"] == 6
 
 
 def test_names_are_escaped_everywhere(config: RunConfig) -> None:
@@ -204,8 +212,8 @@ def test_names_are_escaped_everywhere(config: RunConfig) -> None:
     page = Page(text)
     assert "script" not in page.tags
     assert "<script" not in text
-    assert [cell for table in page.tables.values() for row in table for cell in row].count(EVIL) == 5
-    assert [html.unescape(words) for words in re.findall(r"<text[^>]*>([^<]*)</text>", text)].count(EVIL) == 3  # legends
+    assert [cell for table in page.tables.values() for row in table for cell in row].count(EVIL) == 7
+    assert [html.unescape(words) for words in re.findall(r"<text[^>]*>([^<]*)</text>", text)].count(EVIL) == 4  # legends
     assert page.text.split("What came out")[1].count(EVIL) > 8
     assert NEGATIVES in page.text
 

@@ -32,6 +32,20 @@ def test_hashing_agrees_with_big_integers(ids: np.ndarray, rows: int) -> None:
     assert mix64(ids.view(np.uint64)).tolist() == [splitmix64(int(i) % 2**64) for i in ids]
 
 
+@given(IDS, st.integers(1, 2**40))
+def test_the_second_hash_is_one_of_the_first(ids: np.ndarray, rows: int) -> None:
+    single, double = (Representation("x", "random_hash", rows, hashes=hashes).keys(ItemColumns(ids)) for hashes in (1, 2))
+    assert double.tolist() == [[splitmix64(int(i) % 2**64) % rows, splitmix64(splitmix64(int(i) % 2**64)) % rows] for i in ids]
+    assert np.array_equal(single, double[:, :1])
+
+
+def test_items_that_share_one_hash_seldom_share_the_other() -> None:
+    keys = Representation("x", "random_hash", 100, hashes=2).keys(ItemColumns(np.arange(20_000)))
+    together = np.bincount(keys[:, 0] * 100 + keys[:, 1], minlength=10_000)
+    chi_square = ((together - 2) ** 2 / 2).sum()
+    assert abs(chi_square - 9999) < 4 * np.sqrt(2 * 9999)
+
+
 def test_hashing_spreads_consecutive_ids_evenly() -> None:
     counts = np.bincount(hashed_rows(np.arange(100_000), 100), minlength=100)
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
@@ -44,8 +58,8 @@ def test_unknown_items_share_the_reserved_row_and_disturb_no_other(scheme: Schem
     with_unknown = codes.copy()
     with_unknown[[3, 11]] = 65535
     ngrams = Ngrams(scheme, 3, 16, 3 if scheme == "prefix_ngram" else 0, mapping)
-    sid = Representation("sid", "semantic_id", rows=97, parameterization=ngrams)
-    clean, mixed = (sid.keys(ItemColumns(np.arange(20), part, None)) for part in (codes, with_unknown))
+    sid = Representation("sid", "semantic_id", rows=97, source="text", parameterization=ngrams)
+    clean, mixed = (sid.keys(ItemColumns(np.arange(20), {"text": part})) for part in (codes, with_unknown))
     assert (mixed[[3, 11]] == 97).all()
     others = np.setdiff1d(np.arange(20), [3, 11])
     assert np.array_equal(mixed[others], clean[others])
@@ -57,12 +71,18 @@ def test_unknown_items_share_the_reserved_row_and_disturb_no_other(scheme: Schem
 
 def test_individual_ids_outside_the_map_are_unknown() -> None:
     own = Representation("own", "individual", rows=5)
-    assert own.keys(ItemColumns(np.arange(3), None, np.array([4, -1, 0])))[:, 0].tolist() == [4, 5, 0]
+    assert own.keys(ItemColumns(dense_rows=np.array([4, -1, 0])))[:, 0].tolist() == [4, 5, 0]
+    untrained = Representation("own", "individual", rows=5, trained_unknown=False)
+    known = ItemColumns(dense_rows=np.array([4, -1, -1]), own_rows=np.array([4, 3, -1]))
+    assert untrained.keys(known)[:, 0].tolist() == [4, 3, 5]
 
 
 @pytest.mark.parametrize(
     ("table", "told"),
     [
+        ({"kind": "semantic_id", "hashes": 2}, "semantic_id takes no 'hashes': it is of random_hash alone"),
+        ({"kind": "random_hash", "source": "text"}, "random_hash takes no 'source': it is of semantic_id alone"),
+        ({"kind": "random_hash", "unknown": "untrained"}, "random_hash takes no 'unknown': it is of individual alone"),
         ({"kind": "random_hash", "scheme": "unigram"}, "random_hash takes no 'scheme'"),
         ({"kind": "individual", "depth": 3}, "individual takes no 'depth'"),
         ({"kind": "semantic_id", "scheme": "trigram", "depth": 3}, "scheme trigram takes no 'depth'"),

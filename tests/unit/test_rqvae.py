@@ -213,7 +213,7 @@ def test_round_trip_is_bit_equal(artifact: tuple[Path, RQVAE]) -> None:
     assert torch.equal(encode_in_batches(loaded.model, clustered(400)), encode_in_batches(model, clustered(400)))
     assert (loaded.contract.levels, loaded.contract.codebook_size, loaded.contract.source, loaded.contract.generation) == (3, 8, "text", 1)
     assert loaded.quality.items == 400
-    assert (loaded.content, loaded.aligned_with) == (None, None)
+    assert (loaded.content, loaded.contract.aligned_with) == (None, None)
     assert sorted(file.name for file in path.iterdir()) == [DESCRIPTION, TENSORS]
 
 
@@ -222,7 +222,7 @@ def test_a_refreshed_codebook_tells_what_it_follows(artifact: tuple[Path, RQVAE]
     origin = ContentOrigin("../content", "abc")
     save(path, model, load(path).quality, "text", generation=2, aligned_with="old", content=origin)
     loaded = load(path)
-    assert (loaded.contract.generation, loaded.aligned_with, loaded.content) == (2, "old", origin)
+    assert (loaded.contract.generation, loaded.contract.aligned_with, loaded.content) == (2, "old", origin)
 
 
 def test_the_hash_follows_every_tensor(artifact: tuple[Path, RQVAE]) -> None:

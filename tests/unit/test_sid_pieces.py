@@ -130,8 +130,8 @@ def test_an_unknown_item_has_the_reserved_row_alone(tmp_path: Path) -> None:
     pieces = learned(tmp_path / "pieces")
     codes = world()[0][:3].copy()
     codes[1] = 65535
-    table = Representation("sid", "semantic_id", pieces.key_space, parameterization=pieces)
-    keys = table.keys(ItemColumns(np.arange(3), codes, None))
+    table = Representation("sid", "semantic_id", pieces.key_space, source="text", parameterization=pieces)
+    keys = table.keys(ItemColumns(np.arange(3), {"text": codes}))
     assert keys[1].tolist() == [pieces.key_space, -1, -1, -1]
     assert np.array_equal(keys[[0, 2]], pieces.keys(codes[[0, 2]], pieces.key_space))
 
@@ -180,12 +180,13 @@ def test_batches_hold_as_many_keys_as_an_item_has_pieces(tmp_path: Path) -> None
     source.prepare()
     rows = read_table(open_dataset(tmp_path / "impressions")).slice(600, 100).to_pylist()
     batch = source.builder.build(source.rows(600, 700), first_row=600, size=128, step_rows=(600, 728), training=True, known_before=0)
+    assert batch.items is not None
     store, jagged = open_snapshot(tmp_path / "store"), batch.items.to_dict()
     for table in source.builder.representations:
         bags = [bag.tolist() for bag in jagged[table.name].to_dense()]
         for example, row in enumerate(rows):
             items = np.array([row["item_id"], *row["history_item_ids"][:4]])
-            keys = table.keys(ItemColumns(items, store.lookup(items).codes, None))
+            keys = table.keys(ItemColumns(items, {"text": store.lookup(items).codes}))
             expected = [[key for key in item if key >= 0] for item in keys.tolist()] + [[]] * (5 - len(items))
             assert bags[example * 5 : example * 5 + 5] == (expected if table.target else [[], *expected[1:]])
         assert not any(bags[len(rows) * 5 :])

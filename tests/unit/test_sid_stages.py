@@ -19,10 +19,15 @@ from pipeline.config import RunConfig
 from pipeline.recipe import validate, with_overrides
 
 ITEM_COUNT = 300
+SOURCE = "vector_content"
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
+    return small_run(tmp_path)
+
+
+def small_run(folder: Path) -> RunConfig:
     """A run whose items, in 8 clusters, are written; the last item has no vector."""
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(8, 16))[rng.integers(0, 8, ITEM_COUNT)] * 3 + rng.normal(size=(ITEM_COUNT, 16))).astype(np.float32)
@@ -30,13 +35,13 @@ def config(tmp_path: Path) -> RunConfig:
     columns = {name: pa.nulls(ITEM_COUNT, ITEMS.field(name).type) for name in ITEMS.names}
     columns["item_id"] = pa.array(rng.permutation(ITEM_COUNT) * 7, pa.int64())
     columns["vector_content"] = pa.array([*vectors[:-1].tolist(), None], pa.list_(pa.float32(), 16))
-    with DatasetWriter(tmp_path / "items", schema, {}) as writer:
+    with DatasetWriter(folder / "items", schema, {}) as writer:
         writer.write(pa.table(columns, schema=schema))
     values = {
         "name": "small",
-        "workdir": str(tmp_path),
+        "workdir": str(folder),
         "ingest": {"source": "canonical"},
-        "embed": {"source": "vector"},
+        "embed": {"sources": [SOURCE]},
         "quantize": {"codebook_size": 8, "epochs": 3, "hidden_dims": [16], "latent_dim": 8},
         "model": {"representations": {"sid": {"kind": "semantic_id", "rows": 100}}},
     }
@@ -47,10 +52,15 @@ def test_codes_of_all_items_with_content_reach_the_store(config: RunConfig, caps
     for stage in (embed, quantize, assign):
         stage.run(config)
     printed = capsys.readouterr().out
-    assert "299 vectors of width 16" in printed
+    assert "embed: vector_content: 299 vectors of width 16" in printed
+    assert "assign: vector_content: 299 items, " in printed
     assert "usage 100.0% 100.0% 100.0%" in printed
-    content, codebook, store = read_content(config.path("content")), load(config.path("codebook")), open_snapshot(config.path("store"))
-    assert open_dataset(config.path("content")).metadata["left_out"] == 1
+    content, codebook, store = (
+        read_content(config.path("content", SOURCE)),
+        load(config.path("codebook", SOURCE)),
+        open_snapshot(config.path("store")),
+    )
+    assert open_dataset(config.path("content", SOURCE)).metadata["left_out"] == 1
     assert store.contract() == codebook.contract
     answer = store.lookup(content.item_ids)
     assert answer.misses == 0
@@ -77,7 +87,7 @@ def test_the_negative_control_has_the_same_codes_for_other_items(config: RunConf
 def test_a_published_semantic_id_stays_and_only_new_items_are_encoded(config: RunConfig) -> None:
     for stage in (embed, quantize, assign):
         stage.run(config)
-    dataset, path = open_dataset(config.path("content")), config.path("store")
+    dataset, path = open_dataset(config.path("content", SOURCE)), config.path("store")
     before, store = open_snapshot(path), EntityStore(path)
     assign.run(config)
     assert (store.version, open_snapshot(config.path("store_shuffled")).path.name) == ("v000001", "v000001")
@@ -87,13 +97,13 @@ def test_a_published_semantic_id_stays_and_only_new_items_are_encoded(config: Ru
     table = read_table(dataset)
     ids = np.append(table.column("item_id").to_numpy()[99:], [-5, -6])
     vectors = np.random.default_rng(1).normal(size=(len(ids), 16)).astype(np.float32)
-    with DatasetWriter(config.path("content"), dataset.schema, dataset.metadata, rows_per_group=150) as writer:
+    with DatasetWriter(config.path("content", SOURCE), dataset.schema, dataset.metadata, rows_per_group=150) as writer:
         writer.write(pa.table({"item_id": ids, "vector": pa.array(vectors.tolist(), dataset.schema.field("vector").type)}))
     assign.run(config)
     assert store.version == "v000002"
     assert np.array_equal(store.lookup(before.ids).codes, before.codes["vector_content"])
     assert store.get(-5) == (7, 7, 7)
-    expected = load(config.path("codebook")).model.encode(torch.tensor(vectors[-1:]))
+    expected = load(config.path("codebook", SOURCE)).model.encode(torch.tensor(vectors[-1:]))
     assert store.get(-6) == tuple(expected[0].tolist())
     assert store.snapshot().rows == len(before.ids) + 1
 
@@ -103,7 +113,7 @@ def test_a_run_is_repeated_exactly(config: RunConfig) -> None:
     hashes = []
     for _ in range(2):
         quantize.run(config)
-        hashes.append(load(config.path("codebook")).contract.codebook_hash)
+        hashes.append(load(config.path("codebook", SOURCE)).contract.codebook_hash)
     assert hashes[0] == hashes[1]
 
 
@@ -130,16 +140,18 @@ def test_a_collapsed_level_is_named_and_nothing_is_published(config: RunConfig, 
 def test_content_of_another_source_is_refused(config: RunConfig) -> None:
     embed.run(config)
     quantize.run(config)
-    content = read_content(config.path("content"))
-    dataset = open_dataset(config.path("content"))
-    with DatasetWriter(config.path("content"), dataset.schema, {"source": "text"}) as writer:
+    content = read_content(config.path("content", SOURCE))
+    dataset = open_dataset(config.path("content", SOURCE))
+    with DatasetWriter(config.path("content", SOURCE), dataset.schema, {"source": "text"}) as writer:
         writer.write(
             pa.table({"item_id": content.item_ids, "vector": pa.array(content.vectors_ND.tolist(), dataset.schema.field("vector").type)})
         )
-    with pytest.raises(InputError, match=r"source 'text' and width 16, .*codebook was trained on source 'vector_content' and width 16"):
+    with pytest.raises(
+        InputError, match=r"source 'text' and width 16, .*codebook/vector_content was trained on source 'vector_content' and width 16"
+    ):
         assign.run(config)
 
 
 def test_a_missing_text_column_is_named(config: RunConfig) -> None:
     with pytest.raises(InputError, match="column 'vector_image' is missing"):
-        embed.run(with_overrides(config, {"embed.vector": "vector_image"}))
+        embed.run(with_overrides(config, {"embed.sources": ["vector_image"]}))

@@ -1,5 +1,6 @@
 """The simulated world has the properties that paper A reports, keeps its promises about chance and time, and repeats byte for byte."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,27 @@ def test_content_vectors_and_texts_follow_the_tree(world: World) -> None:
     assert all(len(leaves) == 1 for leaves in heads.values())
 
 
+def test_further_views_see_the_same_topics_otherwise_and_change_nothing_else(log: Any, world: World) -> None:
+    seen = World(**LARGE, seed=world.seed, views=6)
+    table, alone = seen.items_table(), world.items_table()
+    assert table.column_names == [*alone.column_names, *(f"vector_view_{number}" for number in range(2, 7))]
+    assert table.select(alone.column_names).equals(alone)
+    first = next(seen.impressions_tables(5))
+    assert first.equals(log.slice(0, first.num_rows))
+    levels = {"content": 3, "view_2": 3, "view_3": 2, "view_4": 1, "view_5": 3, "view_6": 2}
+    columns = {name: np.stack(table[f"vector_{name}"].to_numpy()) for name in levels}
+    for name, vectors in columns.items():
+        for level, children in enumerate((48, 6, 1), start=1):
+            node = seen.leaf // children
+            counts = np.maximum(np.bincount(node), 1)[:, None]
+            means = np.stack([np.bincount(node, column) for column in vectors.T], 1) / counts
+            explained = 1 - np.var(vectors - means[node]) / np.var(vectors)
+            # Noise is a tenth of what the nodes explain; a level that is not seen explains no more than chance has it.
+            assert (explained > 0.88) == (level >= levels[name]), (name, level, explained)
+    for one, other in combinations(columns.values(), 2):
+        assert np.abs(one - other).mean() > 0.5, "each view has directions of its own"
+
+
 @pytest.mark.parametrize("tree", [(3,), (12, 8, 6), (30, 30), (2, 2, 50, 30)])
 def test_every_leaf_of_any_tree_has_its_own_text(tree: tuple[int, ...]) -> None:
     assert len(set(leaf_texts(tree))) == np.prod(tree)
@@ -131,3 +153,37 @@ def test_what_is_simulated_is_valid_canonical_input(tmp_path: Path) -> None:
 def test_last_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'ingest\.last_rows' cuts a real log"):
         simulate.run(configuration(tmp_path, SMALL, source="simulated", last_rows=10))
+
+
+def test_likes_and_interests_leave_everything_else_as_it_is(log: Any, world: World) -> None:
+    more = World(**LARGE, seed=world.seed, second_task=True, interests=True)
+    rows = pa.concat_tables(more.impressions_tables(5))
+    assert rows.select(log.column_names).equals(log)
+    assert rows.column_names[len(log.column_names) :] == ["label_like", "context_interests"]
+    click, like = (rows[f"label_{task}"].to_numpy().astype(bool) for task in ("click", "like"))
+    assert not (like & ~click).any()
+    assert 0.25 < like[click].mean() < 0.45
+
+
+def test_likes_follow_the_topics_in_another_way_than_clicks() -> None:
+    world = World(**LARGE, seed=0, second_task=True)
+    rows = pa.concat_tables(world.impressions_tables(5))
+    click, like = (rows[f"label_{task}"].to_numpy() for task in ("click", "like"))
+    topic = world.leaf[np.searchsorted(world.item_ids, rows["item_id"].to_numpy())] // 48
+    clicks, likes = np.bincount(topic, click, 12), np.bincount(topic, like, 12)
+    like_rate, click_rate = likes / clicks, clicks / np.bincount(topic, minlength=12)
+    assert np.ptp(like_rate) > 0.3
+    assert abs(np.corrcoef(like_rate, click_rate)[0, 1]) < 0.8
+
+
+def test_interests_are_the_topics_that_a_user_clicks() -> None:
+    world = World(**LARGE, seed=0, interests=True)
+    rows = pa.concat_tables(world.impressions_tables(5))
+    topic = world.leaf[np.searchsorted(world.item_ids, rows["item_id"].to_numpy())] // 48
+    lists = rows["context_interests"].combine_chunks()
+    told = np.repeat(np.arange(rows.num_rows), np.diff(lists.offsets.to_numpy()))
+    interested = np.zeros(rows.num_rows, bool)
+    interested[told[lists.values.to_numpy() == topic[told]]] = True
+    click = rows["label_click"].to_numpy()
+    assert 1 < len(told) / rows.num_rows < 4
+    assert click[interested].mean() > 1.3 * click[~interested].mean()

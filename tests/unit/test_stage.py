@@ -14,7 +14,7 @@ from pipeline import cli
 from pipeline import stage as stages
 from pipeline.config import RunConfig
 from pipeline.recipe import load
-from pipeline.stage import STAGES, Stage, chain, is_current, mark_current, mark_outdated
+from pipeline.stage import BY_SOURCE, STAGES, Stage, chain, is_current, mark_current, mark_outdated
 from tests.unit.test_config import MINIMAL
 
 
@@ -31,8 +31,10 @@ def config(tmp_path: Path) -> RunConfig:
 def finish(stage: Stage, config: RunConfig, contents: str = "1") -> None:
     """What a stage leaves: its outputs with their manifests, then the stamp."""
     for name in stage.writes:
-        config.path(name).mkdir(parents=True, exist_ok=True)
-        (config.path(name) / MANIFEST).write_text(f"{stage.name} {name} {contents}")
+        folders = [config.path(name, source) for source in config.embed.sources] if name in BY_SOURCE else [config.path(name)]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MANIFEST).write_text(f"{stage.name} {name} {contents}")
     mark_current(stage, config)
 
 
@@ -93,6 +95,19 @@ def test_a_changed_raw_file_outdates_ingestion(finished: RunConfig) -> None:
 def test_changed_contents_outdate_the_readers(finished: RunConfig) -> None:
     (finished.path("enriched") / MANIFEST).write_text("other")
     assert current(finished) == ["ingest", "embed", "quantize", "assign", "enrich", "report"]
+
+
+def test_one_source_s_contents_outdate_the_readers_and_its_loss_the_writer(config: RunConfig) -> None:
+    two = config.model_copy(update={"embed": config.embed.model_copy(update={"sources": ("text", "vector_image")})})
+    for stage in chain(two):
+        finish(stage, two)
+    assert len(current(two)) == 8
+    assert "embed" not in current(config)
+    (two.path("content", "vector_image") / MANIFEST).write_text("other")
+    assert not {"quantize", "assign"} & set(current(two))
+    finish(STAGES["quantize"], two)
+    two.path("codebook", "vector_image").rename(two.path("elsewhere"))
+    assert "quantize" not in current(two)
 
 
 @pytest.mark.parametrize("lost", ["impressions", "items"])

@@ -1,15 +1,17 @@
 """The results tables: what a reader of a plain log must find in them, and that they fit 120 columns."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from features.segments import STREAM
 from pipeline.tables import WIDTH, print_results, results_table
 
-FROZEN = ("all", "head", "torso", "tail", "seen", "new")
-PROGRESSIVE = ("all", "0", "1-9", "10-49", "50-199", "200+")
+FROZEN = {"training_impressions": ("head", "torso", "tail", "seen", "new")}
+PROGRESSIVE = {segmentation.column: segmentation.names for segmentation in STREAM}
 VARIANTS = ("no_item", "random_hash", "individual", "semantic_id", "semantic_id_and_random_hash", "shuffled_semantic_id", "oracle")
 
 
@@ -17,11 +19,13 @@ def cell(ne: float | None, gain: float | None = None, low: float | None = None, 
     return {"ne": ne, "auc": 0.7, "calibration": 1.0, "gain": gain, "low": low, "high": high}
 
 
-def judged(segments: tuple[str, ...], rows: int) -> dict[str, Any]:
+def judged(partings: Mapping[str, tuple[str, ...]], rows: int) -> dict[str, Any]:
+    by = {"all": None, **{name: by for by, names in partings.items() for name in names}}
+    segments = tuple(by)
     variants = {name: {segment: cell(0.91234, -12.345, -13.4, -11.3) for segment in segments} for name in VARIANTS}
     for name in ("random_hash", "oracle"):
         variants[name] = {segment: cell(0.87654) for segment in segments}
-    return {"segments": [{"name": name, "rows": rows} for name in segments], "variants": variants}
+    return {"segments": [{"name": name, "rows": rows, "by": by[name]} for name in segments], "variants": variants}
 
 
 @pytest.fixture
@@ -47,15 +51,17 @@ def test_wide_figures_still_fit_and_none_is_cut(results: dict[str, Any]) -> None
     printed = text(results)
     assert max(map(len, printed.splitlines())) <= WIDTH
     assert "…\n" not in printed
-    assert printed.count("-12.3*") == 5 * 12
-    assert printed.count("-13.4…-11.3") == 5 * 12
-    assert printed.count("NE 0.8765") == 2 * 12
-    assert printed.count("123,456,789") == 12
+    assert printed.count("-12.3*") == 5 * 18
+    assert printed.count("-13.4…-11.3") == 5 * 18
+    assert printed.count("NE 0.8765") == 2 * 18
+    assert printed.count("123,456,789") == 18
 
 
 def test_each_table_has_its_segments_and_the_variants_in_the_files_order(results: dict[str, Any]) -> None:
-    first, second = text(results).split("As a stream")
-    for part, segments in ((first, FROZEN), (second, PROGRESSIVE)):
+    parts = text(results).split("As a stream")
+    assert [part.splitlines()[0].partition("; by ")[2].strip() for part in parts[1:]] == ["the item's impressions so far", "the item's age"]
+    for part, names_of in zip(parts, (*FROZEN.values(), *PROGRESSIVE.values()), strict=True):
+        segments = ("all", *names_of)
         header = next(line for line in part.splitlines() if all(f" {name} " in f"{line} " for name in segments))
         assert sorted(segments, key=lambda name: header.index(f" {name}")) == list(segments)
         names = [line.split()[0] for line in part.splitlines() if line.startswith(" ") and "0." in line]
@@ -73,7 +79,7 @@ def test_only_an_interval_clear_of_zero_is_marked(results: dict[str, Any]) -> No
 
 
 def test_a_segment_without_both_classes_shows_no_figure(results: dict[str, Any]) -> None:
-    results["frozen"]["variants"] = {"random_hash": {name: cell(None) for name in FROZEN}}
+    results["frozen"]["variants"] = {"random_hash": {name: cell(None) for name in ("all", *FROZEN["training_impressions"])}}
     lines = [line for line in text(results).splitlines() if line.strip().startswith("random_hash")]
     assert lines[0].split() == ["random_hash", "1,234,567", *"-------"]
 
