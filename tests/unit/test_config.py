@@ -47,8 +47,11 @@ def test_a_recipe_extends_another_key_by_key_but_replaces_the_representations(tm
     variants = {"random_hash": {"train.seed": 1, "model.representations": tables}}
     parent = recipe(tmp_path, "parent", train={"global_batch": 512, "log_every": 7}, evaluate={"variants": variants})
     child = tmp_path / "child.yaml"
-    changes = {"extends": parent, "train": {"log_every": 9}, "model": {"representations": {"rh": {"kind": "random_hash", "rows": 5}}}}
-    changes["evaluate"] = {"variants": {"random_hash": {"model.representations": changes["model"]["representations"]}}}
+    hashed = {"rh": {"kind": "random_hash", "rows": 5}}
+    variants = {"random_hash": {"model.representations": hashed}}
+    changes = {
+        "extends": parent, "train": {"log_every": 9}, "model": {"representations": hashed}, "evaluate": {"variants": variants}
+    }  # fmt: skip
     child.write_text(yaml.safe_dump(changes))
     config = load(str(child))
     assert (config.name, config.train.global_batch, config.train.log_every) == ("tiny", 512, 9)
