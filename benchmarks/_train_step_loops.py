@@ -52,8 +52,14 @@ def bare_loop(config: RunConfig, source: BatchSource, batches: Sequence[Batch], 
 
 def first_batches(config: RunConfig, source: BatchSource, count: int) -> list[Batch]:
     """This rank's batches of the first steps, as many as there are; on the host."""
-    plan = BatchPlan(0, source.dataset.rows, config.train.global_batch, dist.get_world_size(), dist.get_rank())
-    return list(itertools.islice(source.batches(plan, 0, training=True), count))
+    return list(itertools.islice(source.batches(_plan(config, source), 0, training=True), count))
+
+
+def spread_batches(config: RunConfig, source: BatchSource, count: int) -> list[Batch]:
+    """This rank's batches of so many steps at even distances over the log, along which histories grow; on the host."""
+    plan = _plan(config, source)
+    steps = range(0, plan.steps, max(plan.steps // count, 1))[:count]
+    return [next(source.batches(plan, step, training=True)) for step in steps]
 
 
 def random_batches(config: RunConfig, source: BatchSource, count: int) -> list[Batch]:
@@ -68,7 +74,7 @@ def random_batches(config: RunConfig, source: BatchSource, count: int) -> list[B
             history_age_BT=torch.rand_like(batch.history_age_BT) * 1000,
             label_BK=torch.randint_like(batch.label_BK, 2),
         )
-        for batch in first_batches(config, source, count)
+        for batch in spread_batches(config, source, count)
     ]
 
 
@@ -105,6 +111,10 @@ def torchrec_dlrm(config: RunConfig, source: BatchSource, batches: Sequence[Batc
     model = shard(DLRMTrain(dlrm), config.sharding, table_learning_rate=tables, dense_learning_rate=dense, batch=size, device=device)
     initialise_optimizer(model)
     return Loop(config, model, [_for_dlrm(batch, features) for batch in batches], device)
+
+
+def _plan(config: RunConfig, source: BatchSource) -> BatchPlan:
+    return BatchPlan(0, source.dataset.rows, config.train.global_batch, dist.get_world_size(), dist.get_rank())
 
 
 def _for_dlrm(batch: Batch, features: list[str]) -> DlrmBatch:

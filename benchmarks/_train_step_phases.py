@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from _train_step_clock import copy_bandwidth, now, seconds
-from _train_step_loops import first_batches
+from _train_step_loops import spread_batches
 
 from features.batch import Batch
 from features.reader import BatchPlan
@@ -19,7 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
 from pipeline.ranks import AnyRank
 from pipeline.recipe import with_overrides
-from pipeline.trainer import Trainer
+from pipeline.trainer import ASKED_EVERY, Trainer
 from pipeline.training_log import TrainingLog
 
 BLOCK = 48  # steps timed together: they take as many row groups each time
@@ -33,7 +33,7 @@ def phases(config: RunConfig, root: Path, device: torch.device) -> dict[str, flo
     blocking = with_overrides(config, {"train.async_checkpoint": False})
     trainer = Trainer(blocking, root, device, quiet=True)
     plan = BatchPlan(0, trainer.rows, config.train.global_batch, dist.get_world_size(), dist.get_rank())
-    batches = [batch.to(device) for batch in first_batches(config, trainer.source, BLOCK)]
+    batches = [batch.to(device) for batch in spread_batches(config, trainer.source, BLOCK)]
     found = _feeding(trainer.source, plan, device)
     found["look-up, where train.input is impressions"] = _look_up(config, plan, device)
     step = _step(trainer, batches, device)
@@ -106,7 +106,7 @@ def _step(trainer: Trainer, batches: list[Batch], device: torch.device) -> dict[
     module.train()
     found: dict[str, list[float]] = {}
     told = AnyRank(questions=2)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         with _timed(found, "forward", device):
             loss, output = module(batch)
         with _timed(found, "backward, with the tables' update", device):
@@ -116,10 +116,14 @@ def _step(trainer: Trainer, batches: list[Batch], device: torch.device) -> dict[
             optimizer.zero_grad()
         with _timed(found, "metrics", device):
             trainer.metrics.update(*output)
-        with _timed(found, "stop flag", device):
-            told.ask(False, False)
+        if number % ASKED_EVERY == 0:
+            with _timed(found, "stop flag", device):
+                told.ask(False, False)
+    trainer.metrics.report()  # sums up the last batches
     told.close()
-    return {name: sum(values[8:]) / len(values[8:]) for name, values in found.items()}  # the first ones are slow
+    warm = {name: values[len(values) // 6 :] for name, values in found.items()}  # the first ones are slow
+    per_step = {name: sum(values) / len(values) for name, values in warm.items()}
+    return {**per_step, "stop flag": per_step["stop flag"] / ASKED_EVERY}
 
 
 @contextmanager

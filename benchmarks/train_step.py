@@ -23,6 +23,7 @@ from _train_step_data import write_random_log, write_world
 from launch.components import PROCESS_ENV
 
 BAR = 0.95
+PASSES = 2  # over the log in each turn: the histories grow along it, so that only whole passes have the average number of keys
 RANKS = max(1, min(2, torch.cuda.device_count())) if torch.cuda.is_available() else 2
 Figures = dict[str, Any]
 
@@ -40,12 +41,10 @@ def main() -> None:
 
 
 def _job(folder: Path, *, small: bool) -> Figures:
-    """What the workers do: rounds, steps per turn (the recipe's steps between checkpoints), and the points of the growth."""
-    steps, rounds = (60, 3) if small else (200, 7)
+    """What the workers do: rounds, steps per turn (two passes over the world's log), and the points of the growth."""
+    rounds = 3 if small else 7
     world: dict[str, object] = {"simulate__impressions": 50_000, "simulate__items": 2_000, "model__rows": 660} if small else {}
-    batch = 1024
-    copies = -(-steps * (rounds + 1) * batch // int(str(world.get("simulate__impressions", 200_000))))
-    write_world(folder / "world", copies, **world)
+    write_world(folder / "world", PASSES * (rounds + 1), **world)
     rows = 16_384 if small else 32_768
     for history, levels in ((20, 3), (80, 3)) if small else ((5, 3), (20, 3), (20, 6), (80, 3)):
         write_random_log(folder / f"random-{history}-{levels}", rows, history, levels)
@@ -72,7 +71,7 @@ def _job(folder: Path, *, small: bool) -> Figures:
         "runs": str(folder / "runs"),
         "changes": world,
         "rounds": rounds,
-        "steps": steps,
+        "steps": PASSES * int(str(world.get("simulate__impressions", 200_000))) // 1024,
         "few_steps": 4 if small else 24,
         "growth": points,
     }

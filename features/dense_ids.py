@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset, iter_row_groups
 from features.errors import InputError
-from features.files import publish_folder, write_durably
+from features.files import publish_folder, sha256_file, write_durably
 
 META = "meta.json"
+FILES = ("ids.npy", "table_rows.npy", "first_rows.npy")
 MERGE_EVERY = 1 << 20  # ids held before they are merged, or as many as there are by then
 Int64 = NDArray[np.int64]
 
@@ -88,12 +89,13 @@ class DenseIdMap:
         return cls(ids, table_rows, first_rows)
 
     def save(self, path: Path) -> None:
-        """Publish as a folder of three .npy files, and meta.json with N, M and the hash of the ids."""
+        """Publish as a folder of three .npy files, and meta.json with N, M, the hash of the ids, and the sha256 of each file."""
         staging = path.with_name(f".{path.name}.tmp")
         staging.mkdir(parents=True, exist_ok=True)
-        for name, array in (("ids", self.ids), ("table_rows", self.table_rows), ("first_rows", self.first_rows)):
-            np.save(staging / f"{name}.npy", array)
-        write_durably(staging / META, json.dumps(self.describe()).encode())
+        for name, array in zip(FILES, (self.ids, self.table_rows, self.first_rows), strict=True):
+            np.save(staging / name, array)
+        files = {name: sha256_file(staging / name) for name in FILES}
+        write_durably(staging / META, json.dumps({**self.describe(), "files": files}).encode())
         publish_folder(staging, path)
 
     def describe(self) -> dict[str, int | str]:
@@ -102,16 +104,15 @@ class DenseIdMap:
 
     @classmethod
     def load(cls, path: Path) -> "DenseIdMap":
-        """Memory-map a saved map. Raises InputError naming the folder if it is none."""
+        """Memory-map a saved map, whose bytes are all checked. Raises InputError naming the folder if it is none, or the damaged file."""
         try:
-            items = json.loads((path / META).read_text())["items"]
-            names = ("ids.npy", "table_rows.npy", "first_rows.npy")
-            ids, table_rows, first_rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names)
+            files = json.loads((path / META).read_text())["files"]
+            damaged = [name for name in FILES if sha256_file(path / name) != files[name]]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: no dense id map here ({error})") from error
-        if any(array.shape != (items,) for array in (ids, table_rows, first_rows)):
-            raise InputError(f"{path}: damaged dense id map, {len(ids)} ids where {META} has {items}")
-        return cls(ids, table_rows, first_rows)
+        if damaged:
+            raise InputError(f"{path / damaged[0]}: damaged, its sha256 differs from {META}")
+        return cls(*(np.load(path / name, mmap_mode="r", allow_pickle=False) for name in FILES))
 
 
 def _firsts(impressions: Dataset) -> Iterator[tuple[Int64, Int64]]:

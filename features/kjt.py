@@ -174,7 +174,11 @@ def _kjt(bags: list[Bags]) -> KeyedJaggedTensor | None:
         return None
     values, lengths = ((np.concatenate(parts) if len(bags) > 1 else parts[0]) for parts in zip(*(each[1:] for each in bags), strict=True))
     return KeyedJaggedTensor(
-        keys=[each.key for each in bags], values=torch.from_numpy(values), lengths=torch.from_numpy(lengths), stride=len(bags[0].lengths)
+        keys=[each.key for each in bags],
+        values=torch.from_numpy(values),
+        lengths=torch.from_numpy(lengths),
+        stride=len(bags[0].lengths),
+        length_per_key=[len(each.values) for each in bags],  # known here; on a GPU the host would have to wait for it
     )
 
 

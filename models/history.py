@@ -56,9 +56,9 @@ class HistoryArm(nn.Module):
         if self.shared is not None:
             x_BTD = x_BTD + self.shared(shared_BT) * mask_BT.unsqueeze(-1)
         tokens_BSD = self.aggregate(x_BTD)
-        if self.tokens == mask_BT.shape[1] and not isinstance(self.aggregate, Pma):
-            return tokens_BSD, mask_BT
-        return tokens_BSD, mask_BT.new_ones(tokens_BSD.shape[:2])
+        if isinstance(self.aggregate, Pma):
+            return tokens_BSD, mask_BT.new_ones(tokens_BSD.shape[:2])
+        return tokens_BSD, mask_BT
 
 
 class Bypass(nn.Module):

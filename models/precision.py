@@ -62,19 +62,17 @@ def check_codecs_fit(config: ShardingConfig, plan: Plan) -> None:
     if config.communication != "int8":
         return
     for name, table in plan.tables.items():
-        width = math.gcd(*(shard.columns for shard in table.shards))
-        if plan.batch * width % INT8_BLOCK:
+        width, bags = math.gcd(*(shard.columns for shard in table.shards)), int(plan.batch * table.bags)
+        if table.type != "data_parallel" and bags * width % INT8_BLOCK:
             raise InputError(
-                f"sharding.communication: int8 goes by blocks of {INT8_BLOCK}, and {plan.batch} examples per rank of table '{name}', width "
-                f"{width}, are not a multiple"
+                f"sharding.communication: int8 goes by blocks of {INT8_BLOCK}, and {bags} bags per rank of table '{name}', width {width}, "
+                "are not a multiple"
             )
 
 
 def _dense_parts(model: nn.Module) -> Iterator[nn.Module]:
     for child in model.children():
-        if isinstance(child, nn.ModuleDict | nn.ModuleList):
-            yield from _dense_parts(child)
-        elif isinstance(child, OverArch):
+        if isinstance(child, OverArch):
             yield child.model[0]
         elif not any(isinstance(module, EmbeddingBagCollection) for module in child.modules()):
             yield child

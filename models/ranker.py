@@ -49,6 +49,8 @@ class Ranker(nn.Module):
         self.targets = [index for index, name in enumerate(schema.history_tables) if name in schema.target_tables]
         rows = schema.item_tables
         self.item_embeddings = _tables({name: rows[name] for name in schema.history_tables}, self.width, device)
+        for name in rows.keys() & schema.context_tables.keys():
+            raise InputError(f"model.representations: '{name}' is also the name of a context column, which has a table of that name")
         context = {name: rows[name] for name in schema.target_only_tables} | schema.context_tables
         self.context_embeddings = _tables(context, self.width, device)
         self.item_names, self.context_names = list(schema.history_tables), list(context)
@@ -98,7 +100,8 @@ class Ranker(nn.Module):
         if self.gate is not None:
             fused_BPD = self.gate(items_BPRD)
             return fused_BPD[:, :1], fused_BPD[:, 1:]
-        return items_BPRD[:, 0, self.targets], items_BPRD[:, 1:].sum(2)
+        targets = [items_BPRD[:, 0, index : index + 1] for index in self.targets]  # slices: a list of indices would make a GPU wait
+        return torch.cat([items_BPRD[:, 0, :0], *targets], 1), items_BPRD[:, 1:].sum(2)
 
     def _context(self, batch: Batch) -> torch.Tensor:
         """The vectors of the second lookup, those of the target first: float32 [B, C, D]."""

@@ -61,7 +61,7 @@ class ShardedModel:
             "exp_avg_sq", "step"; a buffer has "weight" alone. Tensors are the model's own, not copies.
         """
         weights = self.module.state_dict()
-        adam = self._optimizer("dense")
+        adam = self.optimizer_of("dense")
         names = {key: name for name, key in self.tables.items()}
         dense = {key: {"weight": weight} for key, weight in weights.items() if key not in names}
         for key, parameter in adam.params.items():
@@ -94,10 +94,11 @@ class ShardedModel:
     def _moment(self, name: str, weight: torch.Tensor | ShardedTensor) -> torch.Tensor | ShardedTensor:
         if isinstance(weight, ShardedTensor):
             return moment_of(name, weight, self.module.fused_optimizer.state)
-        whole = self._optimizer("replicated")
+        whole = self.optimizer_of("replicated")
         return whole.state[whole.params[self.tables[name]]]["moment"]
 
-    def _optimizer(self, name: str) -> KeyedOptimizerWrapper:
+    def optimizer_of(self, name: str) -> KeyedOptimizerWrapper:
+        """Of "dense" weights, or of "replicated" tables, where there are any."""
         return next(optimizer for key, optimizer in self.optimizer.optimizers if key == name)
 
 
@@ -149,7 +150,7 @@ def shard(
 
 def initialise_optimizer(model: ShardedModel) -> None:
     """Create Adam's lazy moments, all zero, without moving a weight: a checkpoint template made before the first step would lack them."""
-    (adam,) = (optimizer for name, optimizer in model.optimizer.optimizers if name == "dense")
+    adam = model.optimizer_of("dense")
     adam.init_state()
     for state in adam.state.values():
         state["step"].zero_()  # that dummy step counted as one

@@ -55,9 +55,10 @@ def save(folder: Path, state: dict[str, Any], position: Position, keep: int, gro
 
     Raises:
         InputError: if the files cannot be written, e.g. on a full disk.
-        RuntimeError: if what was written is not what the ranks hold. Either error is raised on all ranks, and nothing is published.
+        RuntimeError: if what was written is not what the ranks hold. Either error is raised on all ranks, and nothing half done is
+            published; the checkpoint itself is, where only the removal of older ones failed.
     """
-    path = folder / f"step-{position.step:09d}"
+    path = folder / _name(position.step)
     staging = folder / f".{path.name}.tmp"
     try:
         on_rank_zero(lambda: _prepare(staging), group)
@@ -92,6 +93,8 @@ def load(path: Path, model: ShardedModel, metrics: dict[str, torch.Tensor], plan
             whose columns were split otherwise, naming both.
     """
     meta = on_rank_zero(lambda: _read_meta(path))
+    if path.name != _name(meta["step"]):
+        raise InputError(f"{path / META}: damaged, it says step {meta['step']}")
     if meta["plan"] != plan:
         raise InputError(
             f"{path}: was trained on other data or another global batch than this run has (plan {meta['plan'][:12]}, {plan[:12]})"
@@ -149,6 +152,10 @@ class _Comparison(DefaultLoadPlanner):
             raise RuntimeError(f"{read_item.dest_index.fqn} was not written as this rank holds it")
 
 
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
 def _prepare(staging: Path) -> None:
     """An empty folder; at most one save runs, so that any other unfinished one here is of a process that has died."""
     folder = staging.parent
@@ -200,4 +207,6 @@ def _reason(error: CheckpointException, path: Path) -> Exception:
         return cause
     if isinstance(cause, OSError):
         return InputError(f"{path}: rank {rank}: {cause}")
+    if "inline_container" in str(cause):  # torch.save's archive, which hides the system's error that it has met
+        return InputError(f"{path}: rank {rank}: the disk is full or fails ({cause})")
     return RuntimeError(f"{path}: rank {rank}: {cause}")

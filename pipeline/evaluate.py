@@ -1,6 +1,7 @@
 """Stage evaluate: every variant with every seed, judged frozen on the period after training and as a stream, with paired intervals."""
 
 import json
+import os
 import shutil
 import sys
 from functools import partial
@@ -9,13 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
-from features.files import write_durably
+from features.files import fsync_folder, write_durably
 from features.schema import LABEL, ORACLE
 from features.segments import STREAM
+from pipeline import checkpoint
 from pipeline.config import RunConfig
 from pipeline.judge import Log, curve, judge
 from pipeline.progress import say
@@ -47,7 +50,8 @@ def run(config: RunConfig) -> None:
         raise InputError(f"evaluate.baseline '{config.evaluate.baseline}' is not one of evaluate.variants: {', '.join(names)}")
     device = start_process_group()
     variants = {name: _score_variant(config, name, device) for name in names}
-    on_rank_zero(lambda: _write_results(config, variants))
+    if dist.get_rank() == 0:  # the other ranks are done: none waits for this
+        _write_results(config, variants)
 
 
 def _score_variant(config: RunConfig, name: str, device: torch.device) -> VariantScores:
@@ -71,15 +75,25 @@ def _score_variant(config: RunConfig, name: str, device: torch.device) -> Varian
 
 
 def _take_over(trainer: Trainer, trained: Path) -> None:
-    """Start from the run of stage train, where there is the same one; on a copy, since the stream goes on from it."""
-    if trained.exists() and not trainer.checkpoints.exists():
-        shutil.copytree(trained, trainer.folder, dirs_exist_ok=True)
+    """Start from the run of stage train, where there is the same one; on a copy, since the stream goes on from it.
+
+    The checkpoints come last and all at once: what a kill leaves of the rest before is nothing that a run would go on from.
+    """
+    if trainer.checkpoints.exists() or checkpoint.latest(trained / trainer.checkpoints.name) is None:
+        return
+    staging = trainer.folder / f".{trainer.checkpoints.name}.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    for source, copy in (("tensorboard", "tensorboard"), ("scores", "scores"), (trainer.checkpoints.name, staging.name)):
+        shutil.copytree(trained / source, trainer.folder / copy, dirs_exist_ok=True)
+    os.sync()
+    staging.rename(trainer.checkpoints)
+    fsync_folder(trainer.folder)
 
 
 def _frozen_scores(trainer: Trainer) -> NDArray[np.float32]:
     """Logits of the rows after training; kept on disk, since a resumed run may have gone on past the end of training."""
     path = trainer.folder / f"frozen-{trainer.train_rows}.npy"
-    if not path.is_file():
+    if not on_rank_zero(path.is_file):  # one rank decides: over a network they may see a new file at different times
         logits = trainer.score(trainer.train_rows, trainer.rows)
         on_rank_zero(lambda: write_array(path, logits))
     scores: NDArray[np.float32] = np.load(path, allow_pickle=False)

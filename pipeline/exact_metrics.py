@@ -9,7 +9,7 @@ from scipy.special import expit
 from features.dataset import Dataset
 from features.reader import RowReader
 from features.schema import LABEL
-from features.segments import STREAM, Segmentation, stream_segments
+from features.segments import NAMES, STREAM, stream_segments
 from pipeline.metrics import Float64, Metrics, Table, area, entropy, ratio
 
 
@@ -32,20 +32,18 @@ def exact_table(
     labels_NK: NDArray[np.integer],
     segments_NV: NDArray[np.int64],
     tasks: Sequence[str],
-    segmentations: Sequence[Segmentation] = STREAM,
 ) -> Table:
     """What StreamMetrics reports, from the scores of all rows themselves, so that the AUC is exact too.
 
     Args:
         logits_NK: float32 [N, K].
         labels_NK: [N, K], 0 or 1.
-        segments_NV: int64 [N, V], numbers into the segments of all segmentations in order.
+        segments_NV: int64 [N, V], as `features.segments.stream_segments` gives them.
         tasks: K names.
-        segmentations: V of them.
     """
-    numbers = iter(range(sum(len(segmentation.names) for segmentation in segmentations)))
+    numbers = iter(range(len(NAMES)))
     rows: dict[str, NDArray[np.bool_]] = {"all": np.ones(len(logits_NK), bool)}
-    for column, segmentation in enumerate(segmentations):
+    for column, segmentation in enumerate(STREAM):
         rows |= {name: segments_NV[:, column] == next(numbers) for name in segmentation.names}
     table: Table = {}
     for task, logits, labels in zip(tasks, logits_NK.T, labels_NK.T, strict=True):

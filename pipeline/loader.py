@@ -1,11 +1,14 @@
 """From a configuration to batches: opens the data, the store and the dense id map, and loads steps of a plan in order."""
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import cached_property
+from multiprocessing import resource_tracker
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -14,7 +17,7 @@ from features.dataset import Dataset, open_dataset
 from features.dense_ids import DenseIdMap
 from features.enrich import enrich
 from features.errors import InputError
-from features.inputs import codes_columns, input_columns
+from features.inputs import input_columns
 from features.kjt import BatchBuilder
 from features.reader import BatchPlan, RowReader
 from features.semantic_id import SidContract
@@ -89,7 +92,7 @@ class BatchSource:
         shared_source = config.sid_source if config.model.shared_prefix else None
         return BatchBuilder(
             representations=representations,
-            columns=tuple(input_columns(self.dataset.schema, config.model.tasks, codes_columns(representations, shared_source))),
+            columns=tuple(input_columns(self.dataset.schema, config.model.tasks, representations, shared_source)),
             history_length=config.ingest.history_length,
             context_rows=config.model.context_rows,
             dense_ids=dense_ids,
@@ -131,8 +134,18 @@ class BatchSource:
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=_leave_process_group,
+            pin_memory=torch.cuda.is_available(),  # without it a copy to the GPU waits for the step before
         )
-        return iter(loader)
+        if not workers:
+            return iter(loader)
+        # A worker can leave the group that SIGTERM comes to only once it runs: until then it inherits that the signal waits.
+        # The tracker is started before, since its start ends with the signal let through.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def prepare(self) -> str | None:
         """Learn the vocabularies of scheme spm that are not there yet; called on one rank, before any opens `builder`.
@@ -157,6 +170,9 @@ class BatchSource:
 def _leave_process_group(worker: int) -> None:
     """torchrun sends SIGTERM to a rank's whole process group: it is the rank's to heed, which still needs its loader processes then."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which drops one that came before
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Steps(TorchDataset[Batch]):

@@ -14,6 +14,8 @@ from features.segments import STREAM, Segmentation
 # The running AUC's bins are of the logit, not of the probability: they are as fine at a click rate of 0.1% as at one of 50%.
 BINS_PER_LOGIT, LOGIT_LIMIT = 256, 16  # the first and the last bin also hold what lies beyond -16 and 16
 BINS = 2 * LOGIT_LIMIT * BINS_PER_LOGIT
+MOST_BATCHES = 64  # kept: those of loader processes have a file descriptor per tensor
+SUMMED_TOGETHER = 8192  # rows: of fewer the number of operations takes the time, and more are too many for the processor's cache
 
 Float64 = NDArray[np.float64]
 
@@ -56,10 +58,11 @@ class StreamMetrics:
         self.tasks, self._segmentations = tuple(tasks), tuple(segmentations)
         self._size = sum(len(segmentation.names) for segmentation in segmentations), len(self.tasks)
         numbers = 2 * (1 + BINS) * self._size[0] * self._size[1]
+        self._pending: list[tuple[torch.Tensor, ...]] = []
         self._window, self._before = (_Sums.of(torch.zeros(numbers, dtype=torch.float64, device=device), *self._size) for _ in range(2))
 
     def update(self, logit_BK: torch.Tensor, label_BK: torch.Tensor, weight_B: torch.Tensor, segment_BV: torch.Tensor) -> None:
-        """Add a batch.
+        """Add a batch; it is kept until there are `SUMMED_TOGETHER` rows to be summed up at once.
 
         Args:
             logit_BK: float32 [B, K].
@@ -67,17 +70,13 @@ class StreamMetrics:
             weight_B: float32 [B], 1, or 0 for padding.
             segment_BV: int64 [B, V], numbers into the segments of all segmentations in order.
         """
-        place_BK = _bin(logit_BK.float(), label_BK)
-        logit_BK, weight_BK = logit_BK.double(), weight_B.double().unsqueeze(1).expand_as(logit_BK).contiguous()
-        loss_BK = functional.binary_cross_entropy_with_logits(logit_BK, label_BK.double(), reduction="none")
-        added_B2K = torch.cat([loss_BK * weight_BK, torch.sigmoid(logit_BK) * weight_BK], 1)
-        window, per_segment = self._window, 2 * BINS * len(self.tasks)
-        for segment_B in segment_BV.unbind(1):
-            window.sums.flatten(1).index_add_(0, segment_B, added_B2K)
-            window.bins.view(-1).index_add_(0, (place_BK + per_segment * segment_B.unsqueeze(1)).flatten(), weight_BK.view(-1))
+        self._pending.append((logit_BK, label_BK, weight_B, segment_BV))
+        if len(self._pending) * len(weight_B) >= SUMMED_TOGETHER or len(self._pending) == MOST_BATCHES:
+            self._sum_up()
 
     def report(self) -> tuple[Table, Table]:
         """Metrics of the window, which ends here, and of the lifetime; a collective call."""
+        self._sum_up()
         _add_up(self._window.flat)
         window = self._table(self._window)
         self._before.flat.add_(self._window.flat)
@@ -86,19 +85,37 @@ class StreamMetrics:
 
     def lifetime(self) -> Table:
         """Metrics of all batches, and the window goes on; a collective call."""
+        self._sum_up()
         whole = _Sums.of(_add_up(self._window.flat.clone()), *self._size)
         whole.flat.add_(self._before.flat)
         return self._table(whole)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The sums over all ranks, float64 and the same on each of them, for a checkpoint; a collective call."""
+        self._sum_up()
         return {"window": _add_up(self._window.flat.clone()), "before": self._before.flat.clone()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Take up a saved state, of whatever number of ranks: rank 0 goes on with the window, the others start theirs from zero."""
+        self._pending.clear()
         first = not dist.is_initialized() or dist.get_rank() == 0
         self._window.flat.copy_(state["window"] if first else torch.zeros_like(state["window"]))
         self._before.flat.copy_(state["before"])
+
+    def _sum_up(self) -> None:
+        """Add the batches that are kept to the window."""
+        if not self._pending:
+            return
+        logit_BK, label_BK, weight_B, segment_BV = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        self._pending.clear()
+        place_BK = _bin(logit_BK.float(), label_BK)
+        logit_BK, weight_BK = logit_BK.double(), weight_B.double().unsqueeze(1).expand_as(logit_BK).contiguous()
+        loss_BK = functional.binary_cross_entropy_with_logits(logit_BK, label_BK.double(), reduction="none")
+        added_B2K = torch.cat([loss_BK * weight_BK, torch.sigmoid(logit_BK) * weight_BK], 1)
+        window, per_segment = self._window, 2 * BINS * len(self.tasks)
+        for segment_B in segment_BV.unbind(1):
+            window.sums.flatten(1).index_add_(0, segment_B, added_B2K)
+            window.bins.view(-1).index_add_(0, (place_BK + per_segment * segment_B.unsqueeze(1)).flatten(), weight_BK.view(-1))
 
     def _table(self, states: "_Sums") -> Table:
         sums, bins = states.sums.cpu().numpy(), states.bins.cpu().numpy()

@@ -50,7 +50,9 @@ def identity(config: RunConfig, source: BatchSource, start: StartingPoint | None
         start: the checkpoint that it starts from, if any.
     """
     settings, builder = config.model_dump(mode="json"), source.builder
-    learning = {name: settings["train"][name] for name in ("seed", "table_learning_rate", "dense_learning_rate", "id_dropout")}
+    learning = {
+        name: settings["train"][name] for name in ("train_fraction", "seed", "table_learning_rate", "dense_learning_rate", "id_dropout")
+    }
     arithmetic = {name: settings["sharding"][name] for name in ("table_precision", "precision", "communication")}
     model = {**settings["model"], "history_length": settings["ingest"]["history_length"]}
     return {

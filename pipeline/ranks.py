@@ -63,7 +63,7 @@ class AnyRank:
 
     def __init__(self, questions: int) -> None:
         """Args: how many things are asked at each step. A collective call."""
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self._answer = torch.zeros(questions, dtype=torch.int32)
         self._work: dist.Work | None = None
 

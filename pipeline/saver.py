@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from pipeline.ranks import TIMEOUT
+
 
 class BackgroundSaver:
     """Runs one save at a time in a thread of its own, whose collectives have a process group of their own.
@@ -18,7 +20,7 @@ class BackgroundSaver:
 
     def __init__(self, device: torch.device) -> None:
         """Args: device of the state. A collective call."""
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         # Page-locked buffers take a GPU's memory several times faster, and are kept since they are slow to get.
         self._stager = BlockingAsyncStager(cache_staged_state_dict=device.type == "cuda")
         # Without this the thread would open a context on the first GPU, on every rank.

@@ -85,7 +85,9 @@ def require_fit(start: StartingPoint | None, today: dict[str, Any], ids: DenseId
         _require_same(start, name, today)
     _require_codebooks(start, today, accept_refreshed_codebook)
     _require_same(start, "pieces", today)
-    if ids is not None and ids.sha256(start.dense_rows) != start.identity["dense_ids"]["sha256"]:
+    if ids is None:
+        return
+    if ids.inherited < start.dense_rows or ids.sha256(start.dense_rows) != start.identity["dense_ids"]["sha256"]:
         raise InputError(
             f"train.start_from {start.path}: this run's dense id map does not extend the one there{_which(start, ids)}; "
             "enrich with enrich.dense_ids_from, yesterday's map"

@@ -3,12 +3,14 @@
 import json
 import sys
 
+import torch.distributed as dist
+
 from features.files import write_durably
 from pipeline.config import RunConfig
 from pipeline.exact_metrics import table_of_run
 from pipeline.metrics import as_json
 from pipeline.progress import say
-from pipeline.ranks import on_rank_zero, start_process_group
+from pipeline.ranks import start_process_group
 from pipeline.trainer import Trainer
 
 
@@ -20,8 +22,7 @@ def run(config: RunConfig) -> None:
         Preempted: after SIGTERM, once a checkpoint is published.
     """
     device = start_process_group()
-    folder = config.path("train")
-    trainer = Trainer(config, folder, device)
+    trainer = Trainer(config, config.path("train"), device)
     say(f"run {trainer.folder}")
     for line in trainer.describe():
         say(f"plan: {line}")
@@ -30,13 +31,18 @@ def run(config: RunConfig) -> None:
     elif trainer.start is not None:
         say(f"started from {trainer.start.path}")
     trainer.train(trainer.train_rows)
-    final = on_rank_zero(lambda: table_of_run(trainer.stream_scores()[: trainer.train_rows], trainer.source.dataset, config.model.tasks))
+    trainer.close()
+    if dist.get_rank() == 0:  # the other ranks are done: none waits for this
+        _tell_exact_metrics(trainer)
+
+
+def _tell_exact_metrics(trainer: Trainer) -> None:
+    final = table_of_run(trainer.stream_scores()[: trainer.train_rows], trainer.source.dataset, trainer.config.model.tasks)
     for task, segments in final.items():
         ne, auc, calibration, _ = segments["all"]
         say(f"trained on {trainer.train_rows:,} rows: {task}  NE {ne:.4f}  AUC {auc:.4f}  calibration {calibration:.3f}")
     report = {"run": trainer.run_id, "metrics": as_json(final)}
-    on_rank_zero(lambda: write_durably(folder / "metrics.json", json.dumps(report, indent=1).encode()))
-    trainer.close()
+    write_durably(trainer.folder.parent / "metrics.json", json.dumps(report, indent=1).encode())
 
 
 if __name__ == "__main__":

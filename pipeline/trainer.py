@@ -29,6 +29,8 @@ from pipeline.starting_point import chosen, require_fit
 from pipeline.training_log import TrainingLog
 from pipeline.warm_start import warm_start
 
+ASKED_EVERY = 4  # steps between two rounds of the ranks about SIGTERM and failed saves; what one hears, it was told a round before
+
 
 class Trainer:
     """A run in progress.
@@ -95,9 +97,13 @@ class Trainer:
     def train(self, until: int) -> None:
         """Go on to row `until`, in time order, saving on the way and at the end.
 
+        Args:
+            until: the end of the log, or of a whole global batch: a step is trained once, with all its rows.
+
         Raises:
             Preempted: after SIGTERM on any rank, on all of them; the checkpoint of the step that they have reached is published.
         """
+        assert until == self.rows or until % self.config.train.global_batch == 0, until
         plan, every = self._plan(0, until), self.config.train
         if self.step >= plan.steps:
             return
@@ -107,7 +113,7 @@ class Trainer:
         self._log.begin(self.step)
         with progress_bar(self.folder.name, plan.steps, self.step) as advance:
             while self.step < plan.steps:
-                if self._told_to_stop():
+                if self.step % ASKED_EVERY == 0 and self._told_to_stop():
                     self._stop()
                 output = self._pipeline.progress(batches)
                 self.step += 1
@@ -124,15 +130,19 @@ class Trainer:
         """Logits [rows, K] of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` are unknown.
 
         Raises:
+            InputError: if it has been trained on rows from `start` on.
             Preempted: as `train` does.
         """
+        seen = min(self.step * self.config.train.global_batch, self.rows)
+        if seen > start:
+            raise InputError(f"{self.folder}: has been trained on rows up to {seen}, and cannot score those from {start} on as unseen ones")
         plan = self._plan(start, stop)
         self.model.module.eval()
         self._pipeline.reset()
         batches, logits = self.source.batches(plan, 0, training=False, known_before=start), []
         with torch.no_grad():
-            for _ in range(plan.steps):
-                if self._told_to_stop():
+            for step in range(plan.steps):
+                if step % ASKED_EVERY == 0 and self._told_to_stop():
                     self._stop()
                 logits.append(self._pipeline.progress(batches).logit_BK)
         return in_row_order(logits)[: stop - start]
@@ -150,8 +160,10 @@ class Trainer:
     def save(self) -> None:
         """Begin to publish a checkpoint of this step, and before it the scores since the last one; a collective call.
 
-        It is written while the training goes on. What goes wrong there is raised on all ranks one or two steps later.
+        It is written while the training goes on. What goes wrong there is raised on all ranks a few steps later.
         """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a prefetch may still fill the caches that reading the tables empties
         first, scores = self.step - self._scores.pending, self._scores.take()
         position = checkpoint.Position(self.step, self._plan_id, self._identity, self.model.layout())
         keep = self.config.train.keep_checkpoints
@@ -190,7 +202,7 @@ class Trainer:
         return self.folder / "checkpoints"
 
     def _told_to_stop(self) -> bool:
-        """Whether SIGTERM has come to any rank; the same on all ranks. Raises the error of a save that failed on any."""
+        """Whether SIGTERM has come to any rank, the same on all ranks. Raises the error of a save that failed on any."""
         told, failed = self._any_rank.ask(preemption.told_to_stop(), self._saver.failed)
         if failed:
             self._saver.wait()

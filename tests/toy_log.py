@@ -15,7 +15,7 @@ from pipeline import recipe as recipes
 
 CONTRACT = SidContract(levels=3, codebook_size=16, codebook_hash="toy", source="text", generation=1)
 IMAGE = SidContract(levels=2, codebook_size=9, codebook_hash="toy image", source="vector_image", generation=1)  # for a log of two sources
-SCHEMA = pa.schema([*IMPRESSIONS, ORACLE, pa.field("context_country", pa.int64())])
+SCHEMA = pa.schema([*IMPRESSIONS, ORACLE, pa.field("context_country", pa.int64()), pa.field("label_like", pa.int8(), nullable=False)])
 
 
 def write_toy_log(
@@ -55,6 +55,7 @@ def write_toy_log(
         "past_impressions": pa.array(past.astype(np.int32)),
         "oracle_probability": pa.array(probability),
         "context_country": pa.array(generator.integers(0, 5, rows)),
+        "label_like": pa.array((item % 3 == 0).astype(np.int8)),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     with DatasetWriter(workdir / "impressions", SCHEMA, {"source": "toy", "negatives": None}, rows_per_group=rows_per_group) as writer:

@@ -46,7 +46,7 @@ def trainer(workdir: Path, root: Path, device: torch.device, **changes: object) 
 @pytest.fixture
 def trained(workdir: Path, tmp_path: Path, device: torch.device) -> Trainer:
     made = trainer(workdir, tmp_path, device)
-    made.train(1200)
+    made.train(10 * 128)
     made.close()
     return made
 

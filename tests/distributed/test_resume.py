@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,18 +70,31 @@ def test_sigterm_saves_and_says_resume_me(workdir: Path, whole: Path) -> None:
         stopped = newest_step(workdir)
         assert error["errorCode"] == RESUME_ME == 75
         assert error["message"] == f"semid train: stopped by SIGTERM after step {stopped}; run it again to go on from there"
-    with Submitted(workdir, workers=1) as job:  # torchrun is told, as schedulers do, and tells all processes of each rank
-        job.wait_for_step(stopped + 20)
-        job.process.terminate()
-        job.process.wait(60)
-        assert f"resumed after step {stopped}" in job.output()
-        stopped = newest_step(workdir)
-        assert f"stopped by SIGTERM after step {stopped}" in job.output()
-        assert stopped < STEPS
+    for wait in (Submitted.wait_for_loader, partial(Submitted.wait_for_step, step=stopped + 20)):
+        with Submitted(workdir, workers=1) as job:  # torchrun is told, as schedulers do, and tells all processes of each rank
+            wait(job)
+            job.process.terminate()
+            job.process.wait(60)
+            assert f"resumed after step {stopped}" in job.output()
+            stopped = newest_step(workdir)
+            assert f"stopped by SIGTERM after step {stopped}" in job.output()
+            assert stopped < STEPS
     with Submitted(workdir) as job:
         assert job.process.wait(100) == 0
         assert f"resumed after step {stopped}" in job.output()
     assert_same(workdir, whole)
+
+
+def test_a_rank_by_itself_exits_with_75(workdir: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.train", "simulated", *sets(workdir), "--set", "ranks=1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while newest_step(workdir) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == RESUME_ME
+    assert error.splitlines()[-1].startswith("semid train: stopped by SIGTERM after step ")
 
 
 def assert_same(workdir: Path, whole: Path) -> None:
@@ -126,6 +140,14 @@ class Submitted:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def wait_for_loader(self) -> None:
+        """Until a rank has started a loader process, which has then not yet begun."""
+        deadline = time.monotonic() + 60
+        while not any(_children(pid) for pid, _ in self._processes()):
+            assert self.process.poll() is None, f"the job ended before it could be told to: {self.output()[-3000:]}"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
     def rank(self, number: int) -> int:
         """Its process id."""
         (pid,) = (pid for pid, environment in self._processes() if f"RANK={number}".encode() in environment)
@@ -155,6 +177,15 @@ class Submitted:
                     if any(variable.startswith(b"LOCAL_RANK=") for variable in environment):
                         found.append((int(process.name), environment))
         return found
+
+
+def _children(pid: int) -> list[str]:
+    """Spawned by a rank, multiprocessing's tracker apart."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [child for child in task.read_text().split() if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return found
 
 
 def newest_step(workdir: Path) -> int:

@@ -14,6 +14,21 @@ SEVERAL = (
 )
 # TorchRec gives out what it looked up by sharding type, so semantic_id, hash, own.
 MIXED = {"semantic_id": "row_wise", "own": "column_wise", "hash": "row_wise", "other": "data_parallel", "context_country": "table_wise"}
+SID: dict[str, object] = {"kind": "semantic_id", "rows": 97, "depth": 3}
+GATED: dict[str, object] = {
+    "model.fusion": "gate",
+    "model.tasks": ["click", "like"],
+    "model.representations": {"semantic_id": SID, "own": {"kind": "individual"}},
+    "sharding.tables": {"semantic_id": "table_wise", "own": "row_wise", "context_country": "row_wise"},
+}
+TARGETS_ALONE: dict[str, object] = {
+    "model.representations": {
+        "semantic_id": {**SID, "history": False},
+        "own": {"kind": "individual", "history": False},
+        "hash": {"kind": "random_hash", "rows": 50, "target": False},
+    },
+    "sharding.tables": {"semantic_id": "table_wise", "own": "row_wise", "hash": "row_wise", "context_country": "table_wise"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +55,10 @@ REFUSED = [
         "sharding.tables: table 'own' cannot be column_wise: its width 8 has no divisor below it that is a multiple of 4 and at least 8",
     ),
     ({"sharding.cached": {"own": 0.2}}, "sharding.cached: 'own' can be cached on a GPU, and this rank runs on the CPU"),
+    ({"sharding.pipeline": "prefetch"}, "sharding.pipeline: prefetch fills the caches of a GPU, and this rank runs on the CPU"),
     (
         {"train.global_batch": 6, "sharding.types": ["table_wise"], "sharding.communication": "int8"},
-        "sharding.communication: int8 goes by blocks of 32, and 3 examples per rank of table 'semantic_id', width 8, are not a multiple",
+        "sharding.communication: int8 goes by blocks of 32, and 3 bags per rank of table 'semantic_id', width 8, are not a multiple",
     ),
     (
         {"sharding.device_memory_gb": 0.0001},
@@ -65,7 +81,7 @@ def case(kind: str, history: str) -> dict[str, object]:
 
 def test_two_ranks_equal_one_unsharded_copy(workdir: Path) -> None:
     kinds = [("data_parallel", "pma"), ("table_wise", "pma"), ("row_wise", "transformer"), ("column_wise", "bypass")]
-    equal_to_a_copy(workdir, 2, 2, [*(case(*kind) for kind in kinds), {"sharding.tables": MIXED}])
+    equal_to_a_copy(workdir, 2, 2, [*(case(*kind) for kind in kinds), {"sharding.tables": MIXED}, GATED, TARGETS_ALONE])
 
 
 def test_two_nodes_of_two_ranks_equal_one_unsharded_copy(workdir: Path) -> None:

@@ -4,8 +4,10 @@
 checkpoint is being written.
 """
 
+import contextlib
 import functools
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -29,9 +31,10 @@ def main(workdir: Path, world: int, kills: int, inside: int) -> None:
         for _ in range(KILLS_PER_RUN):
             if struck >= kills and in_save >= inside:
                 break
-            if killed_once(world, workdir, root, chance, seconds, aim_at_save=in_save * kills < inside * (struck + 1)):
+            aim, left = in_save * kills < inside * (struck + 1), saves_begun(root)
+            if killed_once(world, workdir, root, chance, seconds, aim_at_save=aim):
                 struck += 1
-                in_save += bool(saves_begun(root))
+                in_save += bool(saves_begun(root) - left)
         run_job(world, workdir, root)
         assert np.array_equal(scores(root), expected_scores), f"scores differ, see {root}"
         assert not differences(state(root), expected_state), differences(state(root), expected_state)
@@ -49,16 +52,22 @@ def killed_once(world: int, workdir: Path, root: Path, chance: random.Random, se
     else:
         time.sleep(chance.uniform(0, seconds))
     job.kill(chance.randrange(world))
-    return any(job.wait())
+    codes = set(job.wait())
+    assert codes <= {0, -signal.SIGKILL}, codes
+    return codes != {0}
 
 
-def saves_begun(root: Path) -> set[Path]:
-    """Unfinished checkpoints, of a save that runs or that a kill cut off."""
-    return set(root.glob("*/checkpoints/.step-*.tmp"))
+def saves_begun(root: Path) -> set[tuple[Path, int]]:
+    """Unfinished checkpoints, of a save that runs or that a kill cut off, and when each last changed."""
+    found = set()
+    for path in root.glob("*/checkpoints/.step-*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path, path.stat().st_ctime_ns))
+    return found
 
 
-def wait_for_saves(root: Path, left: set[Path], count: int) -> None:
-    """Until so many more saves have begun."""
+def wait_for_saves(root: Path, left: set[tuple[Path, int]], count: int) -> None:
+    """Until a save has begun or gone on so many times."""
     seen, deadline = left | set(), time.monotonic() + 5
     while len(seen) < len(left) + count and time.monotonic() < deadline:
         seen |= saves_begun(root)

@@ -120,16 +120,39 @@ def test_shared_depths_are_counted_code_by_code(workdir: Path, table: str) -> No
     Ranker(opened.builder.schema, opened.config.model)(batch)[0].backward()
 
 
+@pytest.mark.parametrize(
+    ("changes", "items"),
+    [
+        ({}, {"target_codes_text", "history_codes_text"}),
+        ({"train.input": "impressions"}, {"item_id", "history_item_ids"}),
+        ({"model.representations": "{x: {kind: random_hash, history: false}}"}, {"item_id"}),
+        ({"model.representations": "{x: {kind: individual, target: false}}"}, {"history_item_ids"}),
+        ({"model.representations": "{x: {kind: semantic_id, history: false}}"}, {"target_codes_text"}),
+        (
+            {"model.representations": "{x: {kind: random_hash, target: false}}", "model.shared_prefix": True},
+            {"history_item_ids", "target_codes_text", "history_codes_text"},
+        ),
+    ],
+)
+def test_only_the_columns_that_batches_are_made_of_are_read(workdir: Path, changes: dict[str, object], items: set[str]) -> None:
+    columns = set(source(workdir, **changes).builder.columns)
+    assert {name for name in columns if "item" in name or "codes" in name} == items
+    assert {"timestamp", "history_timestamps", "label_click", "dense_age_hours", "past_impressions", "context_country"} <= columns
+    assert not columns & {"user_id", "label_like", "oracle_probability"}
+
+
 CODES = st.lists(st.sampled_from([0, 1]), min_size=3, max_size=3) | st.just([65535] * 3)
 
 
 @given(st.lists(st.tuples(CODES, st.lists(CODES, max_size=6)), min_size=1, max_size=8), st.integers(0, 3))
 def test_positions_of_any_lists_are_in_bag_order(rows: list[tuple[list[int], list[list[int]]]], skipped: int) -> None:
     skipped = min(skipped, len(rows))
+    ids = [list(range(100, 100 + len(history))) for _, history in rows]
     table = pa.table(
         {
             "item_id": pa.array(range(len(rows)), pa.int64()),
-            "history_item_ids": pa.array([list(range(100, 100 + len(history))) for _, history in rows], pa.list_(pa.int64())),
+            "history_item_ids": pa.array(ids, pa.list_(pa.int64())),
+            "history_timestamps": pa.array(ids, pa.list_(TIMESTAMP)),
             "target_codes_a": pa.array([target for target, _ in rows], pa.list_(pa.uint16(), 3)),
             "history_codes_a": pa.array([[code for codes in history for code in codes] for _, history in rows], pa.list_(pa.uint16())),
         }
@@ -139,8 +162,8 @@ def test_positions_of_any_lists_are_in_bag_order(rows: list[tuple[list[int], lis
     assert positions.lengths.tolist() == [len(history) for _, history in kept]
     assert positions.codes("both", "a", 3).tolist() == [codes for target, history in kept for codes in (target, *history)]
     assert positions.codes("history", "a", 3).tolist() == [codes for _, history in kept for codes in history]
-    ids = [item for row, (_, history) in enumerate(kept) for item in (skipped + row, *range(100, 100 + len(history)))]
-    assert positions.ids("both").tolist() == ids
+    in_order = [item for row, (_, history) in enumerate(kept) for item in (skipped + row, *range(100, 100 + len(history)))]
+    assert positions.ids("both").tolist() == in_order
     present = [[True] * (1 + len(history)) + [False] * (T - len(history)) for _, history in kept] + [[False] * (1 + T)] * 2
     assert positions.present(len(kept) + 2).tolist() == present
     depths = [next((i for i in range(3) if a[i] != target[i] or a[i] == 65535), 3) for target, history in kept for a in history]

@@ -85,8 +85,12 @@ def test_stage_enrich_extends_the_map_that_it_is_given(tmp_path: Path) -> None:
         enrich.run(recipes.with_overrides(config, {"enrich.dense_ids_from": "nowhere"}))
 
 
-def test_a_damaged_map_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ids", "table_rows", "first_rows"])
+def test_a_damaged_map_is_named(tmp_path: Path, name: str) -> None:
     DenseIdMap.build(impressions(tmp_path / "log", [3, 4], 8)).save(tmp_path / "map")
-    np.save(tmp_path / "map" / "table_rows.npy", np.arange(3))
-    with pytest.raises(InputError, match="map: damaged dense id map"):
+    file = tmp_path / "map" / f"{name}.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=f"{name}.npy: damaged, its sha256 differs"):
         DenseIdMap.load(tmp_path / "map")

@@ -1,4 +1,4 @@
-"""The gate against its formula in float64, and in the ranker."""
+"""The gate against its formula in float64."""
 
 import numpy as np
 import pytest
