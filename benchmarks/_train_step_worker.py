@@ -24,8 +24,8 @@ IN_MEMORY = 50  # batches of the loops without a reader
 
 
 def race(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """`semid train` and the loops on memory in turns: each turn of `semid train` has two checkpoints and its usual log lines."""
-    config = configuration(Path(job["workdir"]), train__checkpoint_every=job["steps"] // 2, **job["changes"])
+    """`semid train` and the loops on memory in turns: each turn of `semid train` has a checkpoint at its end and its usual log lines."""
+    config = configuration(Path(job["workdir"]), train__checkpoint_every=job["steps"], **job["changes"])
     trainer = Trainer(config, Path(job["runs"]) / "race", device, quiet=True)
     batches, steps = random_batches(config, trainer.source, IN_MEMORY), job["steps"]
     bare = bare_loop(config, trainer.source, batches, device)

@@ -87,7 +87,8 @@ class Positions:
 
     def target_codes(self, source: str, levels: int) -> NDArray[np.uint16]:
         """Codes of the targets: uint16 [n, L]."""
-        return _array(self.rows, TARGET_CODES + source).flatten().to_numpy().reshape(-1, levels)
+        codes = _array(self.rows, TARGET_CODES + source)
+        return codes.values.to_numpy().reshape(-1, levels)[codes.offset : codes.offset + len(codes)]
 
     def history(self, name: str, width: int = 1) -> NDArray[Any]:
         """A list column's values for the history items that count, flat [M * width]; without a copy where nothing is cut off."""
@@ -132,7 +133,9 @@ def _row_view(values: NDArray[Any]) -> NDArray[Any]:
 
 def list_values(rows: pa.Table, name: str) -> NDArray[Any]:
     """A list column's values, flat, without a copy."""
-    return _array(rows, name).flatten().to_numpy(zero_copy_only=False)
+    lists = _array(rows, name)
+    offsets = lists.offsets.to_numpy()
+    return lists.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
 
 
 def list_lengths(rows: pa.Table, name: str) -> NDArray[np.int64]:

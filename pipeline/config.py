@@ -106,7 +106,7 @@ class TrainConfig(Strict):
     table_learning_rate: float = Field(0.1, gt=0, description="row-wise Adagrad step size of the tables")
     dense_learning_rate: float = Field(1e-3, gt=0, description="Adam step size of everything else")
     id_dropout: Fraction = Field(0.03, description="share of individual ids sent to the unknown row, so that it is trained")
-    checkpoint_every: Positive = Field(200, description="steps between checkpoints")
+    checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(2, description="newest checkpoints kept")
     async_checkpoint: bool = Field(
         True, description="write checkpoints while the training goes on, from a copy of the state in main memory; false stops for them"
