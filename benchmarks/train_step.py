@@ -23,7 +23,7 @@ from _train_step_data import write_random_log, write_world
 from launch.components import PROCESS_ENV
 
 BAR = 0.95
-PASSES = 3  # over the log in each turn: the histories grow along it, so that only whole passes have the average number of keys
+PASSES = 2  # over the log in each turn: the histories grow along it, so that only whole passes have the average number of keys
 RANKS = max(1, min(2, torch.cuda.device_count())) if torch.cuda.is_available() else 2
 Figures = dict[str, Any]
 
@@ -41,8 +41,8 @@ def main() -> None:
 
 
 def _job(folder: Path, *, small: bool) -> Figures:
-    """What the workers do: rounds, steps per turn (three passes over the world's log), and the points of the growth."""
-    rounds = 3 if small else 7
+    """What the workers do: rounds, steps per turn (two passes over the world's log), and the points of the growth."""
+    rounds = 3 if small else 13
     world: dict[str, object] = {"simulate__impressions": 50_000, "simulate__items": 2_000, "model__rows": 660} if small else {}
     write_world(folder / "world", PASSES * (rounds + 1), **world)
     rows = 16_384 if small else 32_768
