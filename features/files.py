@@ -12,7 +12,7 @@ def publish_folder(staging: Path, path: Path) -> None:
     if path.exists():
         path.rename(old)
     staging.rename(path)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -24,7 +24,7 @@ def write_durably(path: Path, data: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.rename(path)
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
 
 
 def sha256_file(path: Path) -> str:
@@ -33,8 +33,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def fsync_folder(path: Path) -> None:
-    """Make the folder's own entries durable: what was made, renamed or removed in it."""
+def fsync_path(path: Path) -> None:
+    """Make a file's bytes durable, or a folder's own entries: what was made, renamed or removed in it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

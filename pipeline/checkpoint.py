@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.planner import ReadItem
 
 from features.errors import InputError
-from features.files import fsync_folder, sha256_file, write_durably
+from features.files import fsync_path, sha256_file, write_durably
 from models.sharding import ShardedModel
 from pipeline.ranks import on_every_rank, on_rank_zero
 from pipeline.starting_point import META
@@ -161,7 +161,7 @@ def _prepare(staging: Path) -> None:
     folder = staging.parent
     if not folder.exists():
         folder.mkdir(parents=True)
-        fsync_folder(folder.parent)
+        fsync_path(folder.parent)
     for rest in folder.glob(".step-*"):
         shutil.rmtree(rest)
     staging.mkdir()
@@ -170,7 +170,7 @@ def _prepare(staging: Path) -> None:
 def _publish(staging: Path, path: Path, position: Position, files: dict[str, str], keep: int) -> None:
     write_durably(staging / META, json.dumps({**asdict(position), "files": files}, indent=1).encode())
     staging.rename(path)  # the directory is new: there is no moment without the older one, and none with half of this one
-    fsync_folder(path.parent)
+    fsync_path(path.parent)
     for old in sorted(_published(path.parent))[:-keep]:
         doomed = old.with_name(f".{old.name}.old")  # hidden at once, so that a kill leaves no half of it to be taken for a whole
         old.rename(doomed)

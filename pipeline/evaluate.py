@@ -1,7 +1,6 @@
 """Stage evaluate: every variant with every seed, judged frozen on the period after training and as a stream, with paired intervals."""
 
 import json
-import os
 import shutil
 import sys
 from functools import partial
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset, open_dataset, read_table
 from features.errors import InputError
-from features.files import fsync_folder, write_durably
+from features.files import fsync_path, write_durably
 from features.schema import LABEL, ORACLE
 from features.segments import STREAM
 from pipeline import checkpoint
@@ -85,9 +84,10 @@ def _take_over(trainer: Trainer, trained: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     for source, copy in (("tensorboard", "tensorboard"), ("scores", "scores"), (trainer.checkpoints.name, staging.name)):
         shutil.copytree(trained / source, trainer.folder / copy, dirs_exist_ok=True)
-    os.sync()
+    for path in trainer.folder.rglob("*"):
+        fsync_path(path)
     staging.rename(trainer.checkpoints)
-    fsync_folder(trainer.folder)
+    fsync_path(trainer.folder)
 
 
 def _frozen_scores(trainer: Trainer) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from features.files import fsync_folder, write_durably
+from features.files import fsync_path, write_durably
 from features.reader import BatchPlan
 from models.plan import describe, plan_json
 from models.sharding import initialise_optimizer
@@ -219,6 +219,6 @@ class Trainer:
 
     def _write_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        fsync_folder(self.folder.parent)
+        fsync_path(self.folder.parent)
         write_durably(self.folder / "config.json", self.config.model_dump_json(indent=1).encode())
         write_durably(self.folder / "plan.json", json.dumps(plan_json(self.model.plan), indent=1).encode())

@@ -14,7 +14,7 @@ from typing import Any
 import lmdb
 
 from features.errors import InputError
-from features.files import fsync_folder
+from features.files import fsync_path
 from features.store.delta_view import DELTA, View
 
 DATA = "data.mdb"
@@ -88,8 +88,8 @@ class Delta:
             # A killed reader's slot would keep LMDB from using freed pages again.
             self._lmdb.reader_check()
         if made:
-            fsync_folder(self.path.parent)
-            fsync_folder(self.path.parent.parent)
+            fsync_path(self.path.parent)
+            fsync_path(self.path.parent.parent)
 
     def _environment(self) -> Any:
         if self._process != os.getpid():
