@@ -7,9 +7,9 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q
 
 # torchrec asks for fbgemm-gpu: the CUDA build where there is an NVIDIA GPU, else a package of that name that brings the CPU build.
 ifeq ($(shell command -v nvidia-smi),)
-  REQUIREMENTS := ./$(SHIM) --editable .[text,redis,dev]
+  REQUIREMENTS := ./$(SHIM) --editable .[text,redis,ray,spark,dev]
 else
-  REQUIREMENTS := --editable .[text,redis,dev,gpu]
+  REQUIREMENTS := --editable .[text,redis,ray,spark,dev,gpu]
 endif
 
 .PHONY: setup demo test test-unit test-processes soak lint bench
@@ -20,7 +20,8 @@ setup: .venv/set-up
 	@for python in python3.11 python3; do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then exec $$python -m venv .venv; fi; \
 	done; echo 'setup: needs Python 3.11 or newer, as python3.11 or python3 on the PATH' >&2; exit 1
-	$(BIN)/pip install --constraint requirements/constraints.txt $(REQUIREMENTS)
+	$(BIN)/pip install --no-deps --constraint requirements/constraints.txt torch uv  # uv does not see every place that pip finds torch in
+	$(BIN)/uv pip install --python $(BIN)/python --constraint requirements/constraints.txt $(REQUIREMENTS)
 	@touch $@
 
 demo: setup

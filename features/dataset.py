@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import InputError
-from features.files import publish_folder, sha256_file, write_durably
+from features.files import sha256_file
+from features.location import Location
 
 MANIFEST = "manifest.json"
+ROWS_PER_FILE = 1 << 20
+ROWS_PER_GROUP = 8192
+_PARTS = ("part-*", ".part-*.tmp")  # finished ones, and what a killed writer left behind
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,15 @@ class DataFile:
 class Dataset:
     """An opened data set: its folder, Arrow schema, the writer's metadata and its files in row order."""
 
-    path: Path
+    location: Location
     schema: pa.Schema
     metadata: dict[str, Any]
     files: tuple[DataFile, ...]
+
+    @property
+    def path(self) -> Path:
+        """The folder's path, on its file system."""
+        return Path(self.location.path)
 
     @property
     def rows(self) -> int:
@@ -48,30 +56,58 @@ class Dataset:
         """A hash of the contents: equal fingerprints mean equal bytes."""
         return hashlib.sha256(json.dumps([asdict(file) for file in self.files]).encode()).hexdigest()
 
-    def file_path(self, index: int) -> Path:
-        """Path of the part file at `index`."""
-        return self.path / self.files[index].name
+    def part(self, index: int) -> Location:
+        """Where the part file at `index` lies."""
+        return self.location / self.files[index].name
+
+    def open_part(self, index: int) -> pq.ParquetFile:
+        """Open one part file, after its sha256 was compared with the manifest's.
+
+        Page checksums cover the values alone: damage in a footer or a page's header could still give other rows in silence.
+
+        Raises:
+            InputError: naming the file, if it is damaged, or its columns are not the data set's.
+        """
+        where = self.part(index)
+        if where.local is not None:
+            digest, source = sha256_file(where.local), None
+        else:  # fetched once, as a whole
+            source = where.read()
+            digest = hashlib.sha256(source).hexdigest()
+        if digest != self.files[index].sha256:
+            raise InputError(f"{where}: sha256 differs from {MANIFEST}")
+        file = open_parquet(where, source)
+        if not file.schema_arrow.equals(self.schema):
+            raise InputError(f"{where}: its columns differ from those of {self.files[0].name}")
+        return file
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(where: Path | Location, source: pa.Buffer | None = None) -> pq.ParquetFile:
     """Open one Parquet file with page checksums verified on reading.
+
+    Args:
+        where: the file.
+        source: its bytes, where they were read already.
 
     Raises:
         InputError: naming the file, if it is absent, empty, truncated or no Parquet file.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+    place = Location.of(where)
+    size = place.size()
+    if size is None:
+        raise InputError(f"{place}: no such file")
+    if size == 0:
+        raise InputError(f"{place}: the file is empty")
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        opened = place.path if place.local is not None else pa.BufferReader(source) if source is not None else None
+        file = pq.ParquetFile(opened or place.filesystem.open_input_file(place.path), page_checksum_verification=True)
         _ = file.schema_arrow  # decodes the rest of the footer
         return file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({_one_line(error)})") from error
+        raise InputError(f"{place}: not a readable Parquet file ({_one_line(error)})") from error
 
 
-def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+def read_row_group(file: pq.ParquetFile, where: Path | Location, group: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Decode one row group.
 
     Raises:
@@ -80,48 +116,44 @@ def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequen
     try:
         return file.read_row_group(group, columns=list(columns) if columns is not None else None, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: row group {group} cannot be read ({_one_line(error)})") from error
+        raise InputError(f"{where}: row group {group} cannot be read ({_one_line(error)})") from error
 
 
-def open_dataset(path: Path, *, verify: bool = False) -> Dataset:
-    """Open a data set that `DatasetWriter` published.
+def has_dataset(where: str | Path | Location) -> bool:
+    """Whether a data set was published there."""
+    return (Location.of(where) / MANIFEST).size() is not None
+
+
+def open_dataset(where: str | Path | Location, *, verify: bool = False) -> Dataset:
+    """Open a data set that `publish` has put there.
 
     Args:
-        path: the folder.
-        verify: also compare each file's sha256 with the manifest (reads every byte).
+        where: the folder, as a local path or a URI.
+        verify: compare each file's sha256 with the manifest now (reads every byte), and not when it is first read.
 
     Raises:
         InputError: naming the folder or file, if the manifest or a file is missing, or has another size or hash.
     """
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise InputError(f"{path}: no data set here ({MANIFEST} is missing)")
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        files = tuple(DataFile(**file) for file in manifest["files"])
-        metadata = manifest["metadata"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest_path}: damaged manifest ({_one_line(error)})") from error
+    folder = Location.of(where)
+    manifest = folder / MANIFEST
+    files, metadata = _read_manifest(folder)
     if not files:
-        raise InputError(f"{manifest_path}: the data set has no files")
+        raise InputError(f"{manifest}: the data set has no files")
     for file in files:
-        part = path / file.name
-        if not part.is_file() or part.stat().st_size != file.bytes:
+        part = folder / file.name
+        if part.size() != file.bytes:
             raise InputError(f"{part}: missing or not the {file.bytes} bytes that {MANIFEST} has")
-        if verify and sha256_file(part) != file.sha256:
+        if verify and part.sha256() != file.sha256:
             raise InputError(f"{part}: sha256 differs from {MANIFEST}")
-    return Dataset(path, open_parquet(path / files[0].name).schema_arrow.remove_metadata(), metadata, files)
+    return Dataset(folder, open_parquet(folder / files[0].name).schema_arrow.remove_metadata(), metadata, files)
 
 
 def iter_row_groups(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the row groups of all files, in row order. Raises InputError naming file and row group where one is damaged."""
     for index in range(len(dataset.files)):
-        path = dataset.file_path(index)
-        file = open_parquet(path)
-        if not file.schema_arrow.equals(dataset.schema):
-            raise InputError(f"{path}: its columns differ from those of {dataset.files[0].name}")
+        file = dataset.open_part(index)
         for group in range(file.metadata.num_row_groups):
-            yield read_row_group(file, path, group, columns)
+            yield read_row_group(file, dataset.part(index), group, columns)
 
 
 def read_table(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
@@ -129,79 +161,134 @@ def read_table(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Tab
     return pa.concat_tables(iter_row_groups(dataset, columns))
 
 
-class DatasetWriter:
-    """Writes tables in row order into part files and publishes the folder by a rename when the block ends without an error.
+class PartWriter:
+    """Writes one part file, whole or not at all; it counts once a manifest names it.
 
-    Used as a context manager. Until then the rows lie in a hidden sibling folder, which an error removes, so that a reader finds either
-    the old data set or the whole new one.
+    Its name has its number and the beginning of its sha256, so that it never takes the place of another part that a manifest names.
+    """
+
+    def __init__(self, folder: Location, index: int, schema: pa.Schema, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
+        self.schema, self.rows = schema, 0
+        self._folder, self._name, self._rows_per_group = folder, f"part-{index:05d}", rows_per_group
+        self._scratch = (folder / self._name).scratch()
+        self._writer = pq.ParquetWriter(self._scratch, schema, compression="zstd", write_page_checksum=True)
+        self._buffer, self._buffered = [schema.empty_table()], 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; row groups have the same sizes however the rows are cut into tables."""
+        self._buffer.append(table)
+        self._buffered += table.num_rows
+        self.rows += table.num_rows
+        if self._buffered >= self._rows_per_group:
+            self._write_groups(self._buffered // self._rows_per_group * self._rows_per_group)
+
+    def finish(self) -> DataFile:
+        """Put the file in place."""
+        if self._buffered or not self.rows:  # a file without rows has an empty row group
+            self._write_groups(self._buffered)
+        self._writer.close()
+        digest, size = sha256_file(self._scratch), self._scratch.stat().st_size
+        name = f"{self._name}-{digest[:8]}.parquet"
+        (self._folder / name).put(self._scratch)
+        return DataFile(name, self.rows, size, digest)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._writer.close()
+        self._scratch.unlink(missing_ok=True)
+
+    def _write_groups(self, rows: int) -> None:
+        table = pa.concat_tables(self._buffer)
+        self._writer.write_table(table.slice(0, rows), row_group_size=self._rows_per_group)
+        self._buffer, self._buffered = [table.slice(rows)], self._buffered - rows
+
+
+def publish(folder: Location, files: Sequence[DataFile], metadata: dict[str, Any]) -> None:
+    """Make these files the data set in `folder`, by one manifest written as a whole; then remove the parts that it does not name.
+
+    One writer at a time: a second one's unnamed parts would be removed under it.
+    """
+    manifest = {"metadata": metadata, "files": [asdict(file) for file in files]}
+    (folder / MANIFEST).write(json.dumps(manifest, indent=1).encode())
+    _remove_parts(folder, {file.name for file in files})
+
+
+class DatasetWriter:
+    """Writes tables in row order into part files and publishes them when the block ends without an error.
+
+    Used as a context manager. Until then no manifest names the rows, and an error removes them, so that a reader finds either the old
+    data set or the whole new one.
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, metadata: dict[str, Any], *, rows_per_file: int = 1 << 20, rows_per_group: int = 8192
+        self,
+        where: str | Path | Location,
+        schema: pa.Schema,
+        metadata: dict[str, Any],
+        *,
+        rows_per_file: int = ROWS_PER_FILE,
+        rows_per_group: int = ROWS_PER_GROUP,
     ) -> None:
-        self.path, self.schema, self.metadata = path, schema, metadata
+        self.location, self.schema, self.metadata = Location.of(where), schema, metadata
         self.rows_per_file, self.rows_per_group = rows_per_file, rows_per_group
-        self._staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._files: list[DataFile] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._rows_in_file = 0
-        self._buffer: list[pa.Table] = []
-        self._buffered = 0
+        self._part: PartWriter | None = None
 
     def __enter__(self) -> "DatasetWriter":
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir(parents=True)
         return self
 
     def write(self, table: pa.Table) -> None:
         """Append rows; `table` must have the data set's columns (any order) and types."""
-        self._buffer.append(table.select(self.schema.names).cast(self.schema))
-        self._buffered += table.num_rows
-        if self._buffered >= self.rows_per_group:
-            self._flush(final=False)
+        table = table.select(self.schema.names).cast(self.schema)
+        while table.num_rows:
+            part = self._open_part()
+            here = table.slice(0, self.rows_per_file - part.rows)
+            part.write(here)
+            table = table.slice(here.num_rows)
+            if part.rows == self.rows_per_file:
+                self._finish_part()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        published = False
         try:
             if kind is None:
-                self._flush(final=True)
-                manifest = {"metadata": self.metadata, "files": [asdict(file) for file in self._files]}
-                write_durably(self._staging / MANIFEST, json.dumps(manifest, indent=1).encode())
-                publish_folder(self._staging, self.path)
+                if not self._files:
+                    self._open_part()  # a data set without rows has its columns from an empty part
+                self._finish_part()
+                publish(self.location, self._files, self.metadata)
+                published = True
         finally:
-            if self._writer is not None:
-                self._writer.close()
-            shutil.rmtree(self._staging, ignore_errors=True)
+            if self._part is not None:
+                self._part.discard()
+            if not published:
+                _remove_parts(self.location, {file.name for file in _read_manifest(self.location)[0]} if has_dataset(self.location) else set())
 
-    def _flush(self, *, final: bool) -> None:
-        table = pa.concat_tables(self._buffer) if self._buffer else self.schema.empty_table()
-        start = 0
-        while table.num_rows - start >= self.rows_per_group or (final and (start < table.num_rows or not (self._files or self._writer))):
-            group = table.slice(start, min(self.rows_per_group, self.rows_per_file - self._rows_in_file))
-            self._write_group(group)
-            start += group.num_rows
-        self._buffer, self._buffered = [table.slice(start)], table.num_rows - start
-        if final:
-            self._close_file()
+    def _open_part(self) -> PartWriter:
+        if self._part is None:
+            self._part = PartWriter(self.location, len(self._files), self.schema, rows_per_group=self.rows_per_group)
+        return self._part
 
-    def _write_group(self, group: pa.Table) -> None:
-        if self._writer is None:
-            path = self._staging / f"part-{len(self._files):05d}.parquet"
-            self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
-        self._writer.write_table(group, row_group_size=self.rows_per_group)
-        self._rows_in_file += group.num_rows
-        if self._rows_in_file >= self.rows_per_file:
-            self._close_file()
+    def _finish_part(self) -> None:
+        if self._part is not None:
+            self._files.append(self._part.finish())
+            self._part = None
 
-    def _close_file(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        path = self._staging / f"part-{len(self._files):05d}.parquet"
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-        self._files.append(DataFile(path.name, self._rows_in_file, path.stat().st_size, sha256_file(path)))
-        self._rows_in_file = 0
+
+def _read_manifest(folder: Location) -> tuple[tuple[DataFile, ...], dict[str, Any]]:
+    where = folder / MANIFEST
+    try:
+        manifest = json.loads(where.read().to_pybytes())
+        return tuple(DataFile(**file) for file in manifest["files"]), manifest["metadata"]
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no data set here ({MANIFEST} is missing)") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: damaged manifest ({_one_line(error)})") from error
+
+
+def _remove_parts(folder: Location, keep: set[str]) -> None:
+    for name in folder.files():
+        if name not in keep and any(fnmatch(name, pattern) for pattern in _PARTS):
+            (folder / name).remove()
 
 
 def _one_line(error: BaseException) -> str:

@@ -78,7 +78,7 @@ class RowReader:
         sizes: list[int] = []
         self._places: list[tuple[int, int]] = []  # group number -> (file index, row group in that file)
         for index in range(len(dataset.files)):
-            metadata = self._open(index).metadata
+            metadata = open_parquet(dataset.part(index)).metadata
             for group in range(metadata.num_row_groups):
                 sizes.append(metadata.row_group(group).num_rows)
                 self._places.append((index, group))
@@ -131,9 +131,9 @@ class RowReader:
 
     def _decode(self, number: int) -> pa.Table:
         index, group = self._places[number]
-        return read_row_group(self._open(index), self.dataset.file_path(index), group, self.columns)
+        return read_row_group(self._open(index), self.dataset.part(index), group, self.columns)
 
     def _open(self, index: int) -> pq.ParquetFile:
         if index not in self._files:
-            self._files[index] = open_parquet(self.dataset.file_path(index))
+            self._files[index] = self.dataset.open_part(index)
         return self._files[index]

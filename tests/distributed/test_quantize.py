@@ -46,9 +46,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, di
     folder = tmp_path_factory.mktemp("quantize")
     write_content(folder / "content")
     for world in (1, 2):
-        result = run_ranks(
-            world, "tests.distributed.quantize_worker", str(folder / "content"), str(folder), json.dumps(CONFIGS), timeout=110
-        )
+        result = run_ranks(world, "tests.distributed.quantize_worker", str(folder / "content"), str(folder), json.dumps(CONFIGS))
         assert result.returncode == 0, result.stderr[-3000:]
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
 
@@ -87,7 +85,7 @@ def stage(recipe: Path, *sets: str) -> list[str]:
 def finish(recipe: Path, *sets: str) -> tuple[str, str]:
     """Run the stage to its end; the codebook's hash and what was printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(stage(recipe, *sets), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(stage(recipe, *sets), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     return load(recipe.parent / "run" / "codebook" / "text").contract.codebook_hash, result.stdout
 
@@ -97,9 +95,8 @@ def kill_once_saved(recipe: Path, states: int, *sets: str) -> None:
     folder = recipe.parent / "run" / "quantize" / "state" / "text"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(stage(recipe, *sets), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
     newest = 0
-    while newest < states and process.poll() is None and time.monotonic() < deadline:
+    while newest < states and process.poll() is None:
         newest = max((int(path.name.removeprefix("state-")) for path in folder.glob("state-*")), default=0)
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)

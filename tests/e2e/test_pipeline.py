@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from launch.chain import ROOT
 
 SIZES = {
@@ -24,7 +22,6 @@ SIZES = {
 VARIANTS = ["no_item", "random_hash", "individual", "semantic_id", "semantic_id_and_random_hash", "shuffled_semantic_id"]
 
 
-@pytest.mark.timeout(400)
 def test_raw_log_to_report_and_nothing_twice(tmp_path: Path) -> None:
     first = demo(tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]

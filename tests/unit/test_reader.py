@@ -104,22 +104,21 @@ def test_a_pass_keeps_few_row_groups(dataset: Dataset) -> None:
 
 
 def test_damage_ahead_is_told_when_it_is_reached(table: pa.Table, tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "rows", SCHEMA, {}, rows_per_group=GROUP) as writer:
+    with DatasetWriter(tmp_path / "rows", SCHEMA, {}, rows_per_file=GROUP, rows_per_group=GROUP) as writer:
         writer.write(table)
     dataset = open_dataset(tmp_path / "rows")
-    file = dataset.file_path(0)
-    column = pq.ParquetFile(file).metadata.row_group(1).column(0)
+    file = Path(dataset.part(1).path)
     content = bytearray(file.read_bytes())
-    content[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 1
+    content[pq.ParquetFile(file).metadata.row_group(0).column(0).dictionary_page_offset] ^= 1
     file.write_bytes(content)
     reader = RowReader(dataset, COLUMNS)
     for start in (0, 16, 32, 48):
         assert reader.read(start, start + 16).num_rows == 16
-    with pytest.raises(InputError, match="row group 1 cannot be read"):
+    with pytest.raises(InputError, match=f"{file.name}: sha256 differs"):
         reader.read(64, 80)
 
 
 def group_sizes(dataset: Dataset) -> list[int]:
     """Rows of each row group, over all files."""
-    files = [pq.ParquetFile(dataset.file_path(index)).metadata for index in range(len(dataset.files))]
+    files = [pq.ParquetFile(Path(dataset.part(index).path)).metadata for index in range(len(dataset.files))]
     return [metadata.row_group(group).num_rows for metadata in files for group in range(metadata.num_row_groups)]
