@@ -261,7 +261,8 @@ class DatasetWriter:
             if self._part is not None:
                 self._part.discard()
             if not published:
-                _remove_parts(self.location, {file.name for file in _read_manifest(self.location)[0]} if has_dataset(self.location) else set())
+                named = _read_manifest(self.location)[0] if has_dataset(self.location) else ()
+                _remove_parts(self.location, {file.name for file in named})
 
     def _open_part(self) -> PartWriter:
         if self._part is None:

@@ -22,12 +22,12 @@ class Location:
     Attributes:
         filesystem: where.
         path: in it, without the scheme.
-        name: as it was called, for messages.
+        uri: what `of` makes it of again, in another process say.
     """
 
     filesystem: fs.FileSystem
     path: str
-    name: str
+    uri: str
 
     @classmethod
     def of(cls, where: "str | Path | Location") -> "Location":
@@ -39,23 +39,28 @@ class Location:
         if isinstance(where, Location):
             return where
         if "://" not in str(where):
-            return cls(fs.LocalFileSystem(), os.path.abspath(where), str(where))
+            return cls(fs.LocalFileSystem(), os.path.abspath(where), os.path.abspath(where))
         try:
             filesystem, path = fs.FileSystem.from_uri(str(where))
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{where}: not a place that pyarrow.fs reaches ({error})") from error
-        return cls(filesystem, path, str(where).split("?")[0])
+            raise InputError(f"{_shown(str(where))}: not a place that pyarrow.fs reaches ({error})") from error
+        return cls(filesystem, path, str(where))
 
     def __str__(self) -> str:
-        return self.name
+        return _shown(self.uri)
 
     def __truediv__(self, name: str) -> "Location":
-        return Location(self.filesystem, posixpath.join(self.path, name), posixpath.join(self.name, name))
+        place, mark, options = self.uri.partition("?")
+        return Location(self.filesystem, posixpath.join(self.path, name), posixpath.join(place, name) + mark + options)
 
     @property
     def local(self) -> Path | None:
         """The path, where the file system is this machine's."""
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
     def size(self) -> int | None:
         """Bytes of a file; None where there is no file."""
@@ -110,3 +115,11 @@ class Location:
         else:
             fs.copy_files(str(file), self.path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=self.filesystem)
             file.unlink()
+
+
+def _shown(uri: str) -> str:
+    """Without options and credentials."""
+    place = uri.partition("?")[0]
+    scheme, mark, rest = place.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + mark + host.rpartition("@")[2] + slash + path if mark else uri

@@ -30,6 +30,11 @@ class ItemColumns:
     dense_rows: NDArray[np.int64] | None = None
     own_rows: NDArray[np.int64] | None = None
 
+    def part(self, items: slice) -> "ItemColumns":
+        """Some of the items."""
+        ids, dense_rows, own_rows = (None if each is None else each[items] for each in (self.ids, self.dense_rows, self.own_rows))
+        return ItemColumns(ids, {source: codes[items] for source, codes in self.codes.items()}, dense_rows, own_rows)
+
 
 @dataclass(frozen=True)
 class Representation:

@@ -14,6 +14,11 @@ CONTEXT = "context_"  # int64 or list<int64>
 VECTOR = "vector_"  # fixed_size_list<float32>[d], one per content source
 TARGET_CODES = "target_codes_"  # fixed_size_list<uint16>[L], one per source of Semantic IDs; UNKNOWN_CODE where there is none
 HISTORY_CODES = "history_codes_"  # list<uint16>, L per history item, in the history's order
+# For other trainers than this one, which makes them itself (features.enrich.Additions).
+TARGET_KEYS = "target_keys_"  # table rows of the target, one column per representation
+HISTORY_KEYS = "history_keys_"  # table rows of the history items
+HASHED = "hashed_"  # a context column's ids as table rows
+NORMALIZED = "normalized_"  # a dense column by stored statistics
 
 ITEMS = pa.schema(
     [

@@ -14,6 +14,7 @@ from features.dataset import Dataset, iter_row_groups, open_dataset
 from features.entity_store import EntityStore
 from features.errors import InputError
 from features.semantic_id import UNKNOWN_CODE, SidContract
+from features.store.broadcast import send
 from features.store.publish import Items, items_of, publish
 from features.store.snapshot import Snapshot
 from features.store.versions import has_store, open_snapshot
@@ -25,8 +26,9 @@ from pipeline.progress import say
 def run(config: RunConfig) -> None:
     """Read `content/SOURCE` and `codebook/SOURCE`, publish one version of `store` and one of `store_shuffled`, which have all sources.
 
-    Content is encoded a row group at a time. A Semantic ID, once published, is never recomputed: items that the store has under this
-    codebook keep theirs, those that the content has no longer included. An item without content of a source has none of it.
+    A store elsewhere (`locations.store`) is a copy of the one in workdir. Content is encoded a row group at a time. A Semantic ID, once
+    published, is never recomputed: items that the store has under this codebook keep theirs, those that the content has no longer
+    included. An item without content of a source has none of it.
 
     Raises:
         InputError: if an input is missing or damaged, or content and codebook are of different sources or widths.
@@ -35,6 +37,8 @@ def run(config: RunConfig) -> None:
     inputs = [_opened(config, source) for source in config.embed.sources]
     contracts = [codebook.contract for _, codebook in inputs]
     version = publish(config.path("store"), _items(config, inputs), contracts)
+    if "store" in config.locations:
+        send(config.path("store"), config.location("store"))
     codes = _publish_shuffled(config, open_snapshot(config.path("store")), contracts)
     for source, codes_NL in codes.items():
         known_NL = codes_NL[codes_NL[:, 0] != UNKNOWN_CODE]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from features.location import Location
 from models.config import Fraction, Positive, RankerConfig, Strict
 from models.quantizers.config import QuantizerConfig
 from models.sharding_config import ShardingConfig
@@ -79,6 +80,21 @@ class AssignConfig(Strict):
 class EnrichConfig(Strict):
     """Impressions with codes, and the dense id map."""
 
+    engine: Literal["local", "ray", "spark"] = Field(
+        "local", description="what runs it: processes of this machine; Ray Data, on the cluster of RAY_ADDRESS if that is set; or Spark"
+    )
+    processes: Positive | None = Field(None, description="workers at a time, each on one file of the impressions; null for one per core")
+    also: tuple[Literal["keys", "context", "dense"], ...] = Field(
+        (),
+        description="further columns, for other trainers than this one, which makes them itself: keys, the table rows of "
+        "model.representations; context, context ids hashed into model.context_rows; dense, dense columns normalised",
+    )
+    statistics_from: str | None = Field(
+        None,
+        description="enriched data set, a path or a URI, whose statistics the dense columns are normalised by, as later days must be; null "
+        "measures them on these impressions",
+    )
+
     dense_ids_from: Path | None = Field(
         None,
         description="dense id map of the day before, a folder dense_ids of another workdir: its items keep their rows and are known from "
@@ -130,6 +146,9 @@ class RunConfig(Strict):
 
     name: str = Field(description="the run's name, shown in reports")
     workdir: Path = Field(description="folder of all that the stages write")
+    locations: dict[Literal["impressions", "store", "enriched"], str] = Field(
+        {}, description="what stages enrich and train read or write elsewhere than in workdir: name to a path or a URI, s3:// or gs:// say"
+    )
     ranks: Positive = Field(2, description="processes of the train and evaluate stages")
     ingest: IngestConfig
     simulate: SimulateConfig = SimulateConfig()
@@ -170,6 +189,11 @@ class RunConfig(Strict):
     def path(self, name: str, source: str | None = None) -> Path:
         """Where a stage's output lies: items, impressions, quarantine, content/SOURCE, codebook/SOURCE, store, enriched, train, report."""
         return self.workdir / name if source is None else self.workdir / name / source
+
+    def location(self, name: str) -> Location:
+        """The same for what `locations` may put elsewhere."""
+        elsewhere: dict[str, str] = {**self.locations}
+        return Location.of(elsewhere.get(name, self.path(name)))
 
 
 def settings_help(sections: Sequence[str], model: type[Strict] = RunConfig, prefix: str = "") -> list[str]:

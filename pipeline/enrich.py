@@ -1,19 +1,21 @@
 """Stage enrich: impressions + store to Parquet with codes, and the dense id map."""
 
+import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 
-import pyarrow as pa
-
-from features.dataset import Dataset, DatasetWriter, iter_row_groups, open_dataset
+from features.dataset import Dataset, open_dataset
 from features.dense_ids import DenseIdMap
-from features.enrich import Enriched, enrich, enriched_schema
+from features.dense_statistics import DenseStatistics, measure
+from features.engines.job import Engine, EnrichJob
+from features.engines.job import run as run_job
+from features.enrich import Additions
 from features.errors import InputError
-from features.store.snapshot import Snapshot
-from features.store.versions import open_snapshot
+from features.representation import Representation
+from features.schema import DENSE, columns_with_prefix
+from features.store.broadcast import StoreVersion
 from pipeline.config import RunConfig
-from pipeline.progress import say
+from pipeline.progress import progress_bar, say
 
 
 def run(config: RunConfig) -> None:
@@ -22,20 +24,64 @@ def run(config: RunConfig) -> None:
     Raises:
         InputError: if an input is missing or damaged, or `enrich.dense_ids_from` is this run's own map.
     """
-    older_ids = _older_ids(config)
-    impressions = open_dataset(config.path("impressions"))
-    store = open_snapshot(config.path("store"))
-    contracts = [store.contract(source) for source in config.embed.sources]
-    metadata = impressions.metadata | {"sid_contracts": [contract.to_json() for contract in contracts]}
-    lookups, misses = 0, Counter[str]()
-    with DatasetWriter(config.path("enriched"), enriched_schema(impressions.schema, contracts), metadata) as writer:
-        for part in _enriched(impressions, store, config.embed.sources):
-            lookups += part.lookups
-            misses.update(part.misses)
-            writer.write(pa.Table.from_batches([part.batch]))
+    older_ids, engine = _older_ids(config), _engine(config)
+    impressions = open_dataset(config.location("impressions"))
+    store = StoreVersion.current(config.location("store"))
+    for source in config.embed.sources:
+        store.open().contract(source)  # refused here, and not by the first worker
+    additions = _additions(config, impressions, store)
+    job = EnrichJob(impressions.location.uri, config.location("enriched").uri, store, additions)
+    with progress_bar("enrich", len(impressions.files)) as advance:
+        done = run_job(job, engine, config.enrich.processes or len(os.sched_getaffinity(0)), advance=advance)
     DenseIdMap.build(impressions, older_ids).save(config.path("dense_ids"))
-    without = ", ".join(f"{count / max(lookups, 1):.2%} without a Semantic ID of {source}" for source, count in misses.items())
-    say(f"enriched {impressions.rows:,} rows, {lookups:,} ids looked up, {without}")
+    without = ", ".join(f"{count / max(done.lookups, 1):.2%} without a Semantic ID of {source}" for source, count in done.misses.items())
+    say(f"enriched {done.rows:,} rows, {done.lookups:,} ids looked up, {without}")
+
+
+def _engine(config: RunConfig) -> Engine:
+    """Imported only where it is used: a run needs no engine but its own."""
+    try:
+        if config.enrich.engine == "ray":
+            from features.engines import ray_data as engine
+        elif config.enrich.engine == "spark":
+            from features.engines import spark as engine  # type: ignore[no-redef]
+        else:
+            from features.engines import local as engine  # type: ignore[no-redef]
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"enrich.engine {config.enrich.engine} needs the package {error.name}: pip install 'semid[{config.enrich.engine}]'"
+        ) from error
+    return engine.run_parts
+
+
+def _additions(config: RunConfig, impressions: Dataset, store: StoreVersion) -> Additions:
+    also = config.enrich.also
+    return Additions(
+        config.embed.sources,
+        tuple(_hashed_representations(config, impressions, store)) if "keys" in also else (),
+        config.model.context_rows if "context" in also else None,
+        _statistics(config, impressions) if "dense" in also else {},
+    )
+
+
+def _hashed_representations(config: RunConfig, impressions: Dataset, store: StoreVersion) -> list[Representation]:
+    """All but the individual ones, whose rows no kernel knows."""
+    from pipeline.representations import ItemTables  # which imports torch, as only this option needs
+
+    chosen = {name: each for name, each in config.model.representations.items() if each.kind != "individual"}
+    hashed = config.model_copy(update={"model": config.model.model_copy(update={"representations": chosen})})
+    return list(ItemTables(hashed, store.open().contracts, impressions, store.open()).representations(None))
+
+
+def _statistics(config: RunConfig, impressions: Dataset) -> Mapping[str, DenseStatistics]:
+    columns, where = columns_with_prefix(impressions.schema, DENSE), config.enrich.statistics_from
+    if where is None:
+        return measure(impressions, columns)
+    stored = open_dataset(where).metadata.get("dense_statistics", {})
+    missing = [name for name in columns if name not in stored]
+    if missing:
+        raise InputError(f"enrich.statistics_from {where}: has no statistics of {missing[0]}")
+    return {name: DenseStatistics(**stored[name]) for name in columns}
 
 
 def _older_ids(config: RunConfig) -> DenseIdMap | None:
@@ -43,12 +89,6 @@ def _older_ids(config: RunConfig) -> DenseIdMap | None:
     if path is not None and path.resolve() == config.path("dense_ids").resolve():
         raise InputError(f"enrich.dense_ids_from {path} is the folder that the stage writes; give each day a workdir of its own")
     return None if path is None else DenseIdMap.load(path)
-
-
-def _enriched(impressions: Dataset, store: Snapshot, sources: Sequence[str]) -> Iterator[Enriched]:
-    for table in iter_row_groups(impressions):
-        for batch in table.combine_chunks().to_batches():
-            yield enrich(batch, store, sources)
 
 
 if __name__ == "__main__":

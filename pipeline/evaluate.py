@@ -101,7 +101,7 @@ def _frozen_scores(trainer: Trainer) -> NDArray[np.float32]:
 
 
 def _write_results(config: RunConfig, variants: dict[str, VariantScores]) -> None:
-    impressions = open_dataset(config.path("impressions"))
+    impressions = open_dataset(config.location("impressions"))
     log = _read_log(impressions, config.model.tasks[0])
     rows = len(log.labels)
     train_rows = rows - next(iter(variants.values())).frozen_SN.shape[1]

@@ -32,7 +32,7 @@ def run(config: RunConfig) -> None:
         items.write(log.items)
     schema = pa.schema([*log.schema, IMPRESSIONS.field(COUNTED)])
     rows = 0
-    with DatasetWriter(config.path("impressions"), schema, metadata) as impressions:
+    with DatasetWriter(config.location("impressions"), schema, metadata) as impressions:
         for table in numbered(latest(log.impressions, config.ingest.last_rows)):
             impressions.write(table)
             rows += table.num_rows

@@ -15,15 +15,15 @@ from torch.utils.data import Dataset as TorchDataset
 from features.batch import Batch
 from features.dataset import Dataset, open_dataset
 from features.dense_ids import DenseIdMap
-from features.enrich import enrich
+from features.enrich import Additions, enrich
 from features.errors import InputError
 from features.inputs import input_columns
 from features.kjt import BatchBuilder
 from features.reader import BatchPlan, RowReader
 from features.semantic_id import SidContract
 from features.sid_pieces import SidPieces
+from features.store.broadcast import open_version
 from features.store.snapshot import Snapshot
-from features.store.versions import open_snapshot
 from pipeline.config import RunConfig
 from pipeline.representations import ItemTables, source_of
 
@@ -47,12 +47,12 @@ class BatchSource:
     @cached_property
     def dataset(self) -> Dataset:
         """The impressions, with codes (`train.input: enriched`) or without."""
-        return open_dataset(self.config.path(self.config.train.input))
+        return open_dataset(self.config.location(self.config.train.input))
 
     @cached_property
     def store(self) -> Snapshot:
         """The entity store's snapshot."""
-        return open_snapshot(self.config.path(self.config.train.store), self.version)
+        return open_version(self.config.location(self.config.train.store), self.version)
 
     @cached_property
     def contracts(self) -> dict[str, SidContract]:
@@ -67,7 +67,7 @@ class BatchSource:
             used.add(sources[0])
         contracts = {source: self.store.contract(source) for source in sources if source in used}
         if self.config.train.input == "enriched":
-            where, store = str(self.dataset.path), str(self.config.path(self.config.train.store))
+            where, store = str(self.dataset.location), str(self.config.location(self.config.train.store))
             enriched = [SidContract.from_json(each, where) for each in self.dataset.metadata.get("sid_contracts", [])]
             by_source = {contract.source: contract for contract in enriched}
             for source, contract in contracts.items():
@@ -114,7 +114,7 @@ class BatchSource:
         if not self.looks_up_codes:
             return table
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
-        return pa.Table.from_batches([enrich(batch, self.store, list(self.contracts)).batch])
+        return pa.Table.from_batches([enrich(batch, self.store, Additions(tuple(self.contracts))).batch])
 
     def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
         """This rank's batches from `first_step` to the plan's end, in order.

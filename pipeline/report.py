@@ -50,7 +50,7 @@ def run(config: RunConfig) -> None:
     codebook = _read_json(config.path("codebook", config.embed.sources[0]) / "codebook.json", ("contract", "quality"))
     if list(results["table_rows"]) != list(config.evaluate.variants):
         raise InputError(f"{config.path('evaluate') / 'results.json'}: its variants are not the recipe's; run stage evaluate again")
-    items, counts = open_dataset(config.path("items")), item_counts(open_dataset(config.path("impressions")))
+    items, counts = open_dataset(config.path("items")), item_counts(open_dataset(config.location("impressions")))
     page = render(config, results, codebook, items, counts)
     path = config.path("report") / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)

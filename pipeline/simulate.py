@@ -29,7 +29,7 @@ def run(config: RunConfig) -> None:
     with DatasetWriter(config.path("items"), items.schema, metadata) as writer:
         writer.write(items)
     rows = clicks = 0
-    with DatasetWriter(config.path("impressions"), world.impressions_schema, metadata) as writer:
+    with DatasetWriter(config.location("impressions"), world.impressions_schema, metadata) as writer:
         for table in world.impressions_tables(config.ingest.history_length):
             writer.write(table)
             rows += table.num_rows

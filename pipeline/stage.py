@@ -8,7 +8,7 @@ from pathlib import Path
 
 from features import dense_ids
 from features.dataset import MANIFEST
-from features.files import write_durably
+from features.location import Location
 from pipeline.config import RunConfig
 from pipeline.starting_point import chosen
 
@@ -89,28 +89,28 @@ def is_current(stage: Stage, config: RunConfig) -> bool:
     if not all(folder.exists() for name in stage.writes for folder in _folders(name, config)):
         return False
     try:
-        return _stamp_path(stage, config).read_text() == _stamp(stage, config)
+        return _stamp_file(stage, config).read().to_pybytes().decode() == _stamp(stage, config)
     except FileNotFoundError:  # never finished, or another rank is just about to run it again
         return False
 
 
 def mark_outdated(stage: Stage, config: RunConfig) -> None:
     """Forget that the stage has finished; called first of all, lest a run that stops halfway leaves outputs under an older stamp."""
-    _stamp_path(stage, config).unlink(missing_ok=True)
+    _stamp_file(stage, config).remove()
 
 
 def mark_current(stage: Stage, config: RunConfig) -> None:
     """Record that the stage has finished; called last of all."""
-    write_durably(_stamp_path(stage, config), _stamp(stage, config).encode())
+    _stamp_file(stage, config).write(_stamp(stage, config).encode())
 
 
 def code_fingerprint(patterns: Sequence[str]) -> str:
     """Identifies the code in the files of the repository that match."""
-    return _hash_files(sorted(file for pattern in patterns for file in ROOT.glob(pattern)))
+    return _hash_those_there(sorted(file for pattern in patterns for file in ROOT.glob(pattern)))
 
 
-def _stamp_path(stage: Stage, config: RunConfig) -> Path:
-    return config.path(stage.writes[0]) / "stage.json"
+def _stamp_file(stage: Stage, config: RunConfig) -> Location:
+    return config.location(stage.writes[0]) / "stage.json"
 
 
 def _stamp(stage: Stage, config: RunConfig) -> str:
@@ -129,37 +129,54 @@ def _stamp(stage: Stage, config: RunConfig) -> str:
 def _identity(name: str, config: RunConfig) -> str:
     """An input's identity: the hash of its manifest, or of an entity store's pointer, and of the stamp of the stage that wrote it."""
     files = [folder / file for folder in _folders(name, config) for file in (MANIFEST, "CURRENT", "stage.json")]
-    return _hash_files([file for file in files if file.is_file()])
+    return _hash_files([file for file in files if file.size() is not None])
 
 
-def _folders(name: str, config: RunConfig) -> list[Path]:
+def _folders(name: str, config: RunConfig) -> list[Location]:
     """An output's folder, and those of its parts."""
-    return [config.path(name), *(config.path(name, source) for source in config.embed.sources if name in BY_SOURCE)]
+    folder = config.location(name)
+    return [folder, *(folder / source for source in config.embed.sources if name in BY_SOURCE)]
 
 
 def _raw_identity(stage: Stage, config: RunConfig) -> dict[str, str]:
     """What a stage reads that no stage of this run has written."""
     old = config.quantize.refresh_from
     if stage.name == "quantize" and old is not None:
-        files = [folder / "codebook.json" for folder in (old, *(old / source for source in config.embed.sources))]
-        return {"refresh_from": _hash_files([file for file in files if file.is_file()])}
-    older = config.enrich.dense_ids_from
-    if stage.name == "enrich" and older is not None:
-        return {"dense_ids_from": _hash_files([file for file in (older / dense_ids.META,) if file.is_file()])}
+        return {
+            "refresh_from": _hash_those_there(
+                [folder / "codebook.json" for folder in (old, *(old / source for source in config.embed.sources))]
+            )
+        }
+    if stage.name == "enrich":
+        return _enrich_identity(config)
     if "train" in stage.settings:
         start = chosen(config)
         return {} if start is None else {"start_from": start.sha256}
     raw = config.ingest.raw
     if stage.name != "ingest" or raw is None:
         return {}
-    files = sorted(file for file in raw.rglob("*") if file.is_file()) if raw.is_dir() else [raw] if raw.is_file() else []
-    return {"raw": _hash_files(files)}
+    return {"raw": _hash_those_there(sorted(raw.rglob("*")) if raw.is_dir() else [raw])}
 
 
-def _hash_files(files: Sequence[Path]) -> str:
+def _enrich_identity(config: RunConfig) -> dict[str, str]:
+    """The day before, and what the further columns depend on."""
+    enrich, told = config.enrich, {}
+    if enrich.dense_ids_from is not None:
+        told["dense_ids_from"] = _hash_those_there([enrich.dense_ids_from / dense_ids.META])
+    if enrich.statistics_from is not None:
+        told["statistics_from"] = _hash_files([Location.of(enrich.statistics_from) / MANIFEST])
+    if enrich.also:
+        told["model"] = config.model.model_dump_json(include={"representations", "rows", "context_rows"})
+    return told
+
+
+def _hash_those_there(files: Sequence[Path]) -> str:
+    return _hash_files([Location.of(file) for file in files if file.is_file()])
+
+
+def _hash_files(files: Sequence[Location]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        digest.update(file.path.rpartition("/")[2].encode())
+        digest.update(bytes.fromhex(file.sha256()))
     return digest.hexdigest()

@@ -40,12 +40,16 @@ def has_store(path: Path) -> bool:
 def read_pointer(path: Path) -> Pointer:
     """The current version of the store in `path`. Raises InputError where there is no store, or CURRENT is damaged."""
     try:
-        data = (path / CURRENT).read_bytes()
+        return parse_pointer((path / CURRENT).read_bytes(), path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no entity store here ({CURRENT} is missing)") from error
-    fields = _POINTER.fullmatch(data)
+
+
+def parse_pointer(current: bytes, store: object) -> Pointer:
+    """What the bytes of CURRENT say. Raises InputError naming `store` where they are damaged."""
+    fields = _POINTER.fullmatch(current)
     if fields is None:
-        raise InputError(f"{path / CURRENT}: damaged, it does not hold a version and the sha256 of its meta.json")
+        raise InputError(f"{store}/{CURRENT}: damaged, it does not hold a version and the sha256 of its meta.json")
     return Pointer(fields[1].decode(), fields[2].decode())
 
 

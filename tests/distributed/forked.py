@@ -1,4 +1,4 @@
-"""`python -m tests.distributed.forked WORLD MODULE ARGUMENTS..`: ranks of one program, forked from a process that has imported the libraries."""
+"""`python -m tests.distributed.forked WORLD MODULE ARGUMENTS..`: ranks of one program, forked once the libraries are imported."""
 
 import importlib
 import runpy

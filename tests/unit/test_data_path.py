@@ -16,7 +16,7 @@ from torch.nn import functional
 import pipeline
 from features.batch import Batch, BatchSchema
 from features.dataset import DatasetWriter
-from features.enrich import enrich
+from features.enrich import Additions, enrich
 from features.prefix_ngram import coprime_rows, level_rows, prefix_ngram_keys
 from features.reader import BatchPlan
 from features.schema import IMPRESSIONS
@@ -104,7 +104,7 @@ def computed_batch(source: BatchSource) -> tuple[Batch, dict[str, Any]]:
     (batch,) = source.batches(plan, 0, training=True)
     assert batch.items is not None
     rows = source.rows(0, 2)
-    looked_up = enrich(impressions().to_batches()[0], source.store, ["text"])
+    looked_up = enrich(impressions().to_batches()[0], source.store, Additions(("text",)))
     codes = np.array(list(STORE.values()))
     keys = batch.items.values().tolist()
     paper = prefix_ngram_keys(codes[:1], depth=3, codebook_size=4)[0].tolist()

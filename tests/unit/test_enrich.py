@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from features.dataset import DatasetWriter, open_dataset, read_table
 from features.dense_ids import DenseIdMap
-from features.enrich import enrich
+from features.enrich import Additions, enrich
 from features.errors import InputError
 from features.semantic_id import SidContract
 from features.store.publish import publish
@@ -66,7 +66,7 @@ def test_misses_are_counted_by_source_and_told(workdir: Path, capsys: pytest.Cap
 def test_a_slice_enriches_as_the_whole_does(workdir: Path, start: int, length: int) -> None:
     store = open_snapshot(workdir / "store")
     batch = read_table(open_dataset(workdir / "impressions")).combine_chunks().to_batches()[0].slice(start, length)
-    part = enrich(batch, store, SOURCES)
+    part = enrich(batch, store, Additions(SOURCES))
     expected = read_table(open_dataset(workdir / "enriched")).slice(start, length).combine_chunks()
     assert pa.Table.from_batches([part.batch]).to_pylist() == expected.to_pylist()
     ids = batch.column("item_id").to_pylist() + [item for items in batch.column("history_item_ids").to_pylist() for item in items]
@@ -78,7 +78,7 @@ def test_a_slice_enriches_as_the_whole_does(workdir: Path, start: int, length: i
 def test_columns_come_in_the_order_of_the_sources_and_share_the_impressions_memory(workdir: Path) -> None:
     store = open_snapshot(workdir / "store")
     batch = read_table(open_dataset(workdir / "impressions")).combine_chunks().to_batches()[0]
-    both, turned, one = (enrich(batch, store, sources).batch for sources in (SOURCES, SOURCES[::-1], SOURCES[:1]))
+    both, turned, one = (enrich(batch, store, Additions(sources)).batch for sources in (SOURCES, SOURCES[::-1], SOURCES[:1]))
     names = [f"{part}_codes_{source}" for source in SOURCES for part in ("target", "history")]
     assert both.schema.names == [*batch.schema.names, *names]
     assert turned.select(both.schema.names).equals(both)
