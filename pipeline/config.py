@@ -192,8 +192,7 @@ class RunConfig(Strict):
 
     def location(self, name: str) -> Location:
         """The same for what `locations` may put elsewhere."""
-        elsewhere: dict[str, str] = {**self.locations}
-        return Location.of(elsewhere.get(name, self.path(name)))
+        return Location.of(next((where for known, where in self.locations.items() if known == name), self.path(name)))
 
 
 def settings_help(sections: Sequence[str], model: type[Strict] = RunConfig, prefix: str = "") -> list[str]:
