@@ -19,7 +19,7 @@ from features.location import Location
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 1 << 20
 ROWS_PER_GROUP = 8192
-_PARTS = ("part-*", ".part-*.tmp")  # finished ones, and what a killed writer left behind
+_UNNAMED = ("part-*", "progress-*", ".*.tmp")  # parts, what a job told of them, and what a killed writer left behind
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _read_manifest(folder: Location) -> tuple[tuple[DataFile, ...], dict[str, An
 
 def _remove_parts(folder: Location, keep: set[str]) -> None:
     for name in folder.files():
-        if name not in keep and any(fnmatch(name, pattern) for pattern in _PARTS):
+        if name not in keep and any(fnmatch(name, pattern) for pattern in _UNNAMED):
             (folder / name).remove()
 
 

@@ -1,4 +1,4 @@
-"""The command `semid`: one subcommand per stage, plus demo and doctor; user errors end with one line and exit code 2."""
+"""The command `semid`: one subcommand per stage, plus follow, demo and doctor; user errors end with one line and exit code 2."""
 
 import argparse
 import importlib
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
             return _call("pipeline.doctor", "run")
         if options.command == "demo":
             return _call("pipeline.demo", "run", options)
+        if options.command == "follow":
+            return _call("pipeline.follow", "run", options)
         if options.command == "quantize" and _inspects(options):
             return _call("pipeline.inspect_codebook", "run", options)
         return _run_stage(options)
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_inspection(sub) if stage.name == "quantize" else sub.add_argument("recipe", help=RECIPE_HELP)
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.global_batch=2048")
         sub.add_argument("--force", action="store_true", help="run even if nothing has changed")
+    _add_follow(commands)
     summary = "the whole chain through TorchX, on the simulated world or a real log"
     demo = commands.add_parser("demo", help=summary, description=summary, epilog="example: semid demo --data ifdb --data-dir ~/logs")
     demo.add_argument("--data", default="simulated", choices=["simulated", "ifdb", "online_retail", "movielens", "mind"], help="which log")
@@ -118,6 +121,27 @@ def _parser() -> argparse.ArgumentParser:
     summary = "whether torch, fbgemm, torchrec and torchx fit together here, and how to mend what does not"
     commands.add_parser("doctor", help=summary, description=summary, epilog="example: semid doctor")
     return parser
+
+
+def _add_follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Stage enrich for impressions that keep coming."""
+    summary = "enrich impressions as they come, until their end or SIGTERM; run again, it goes on where it stopped"
+    example = "example: semid follow simulated --from redis://localhost/impressions --set locations.enriched=runs/stream"
+    follow = commands.add_parser("follow", help=summary, description=summary, epilog=example)
+    follow.add_argument("recipe", help=RECIPE_HELP)
+    follow.add_argument(
+        "--from",
+        required=True,
+        dest="source",
+        metavar="PLACE",
+        help="a folder, path or URI, in which finished Parquet files appear in ascending order of name, and _SUCCESS as the last; or a "
+        "Redis stream, redis://[USER:PASSWORD@]HOST[:PORT]/STREAM",
+    )
+    follow.add_argument(
+        "--rows-per-part", type=int, default=1 << 20, help="rows gathered for one file of the output, by default %(default)s"
+    )
+    follow.add_argument("--max-seconds", type=float, default=60.0, help="how long rows are gathered at most, by default %(default)s")
+    follow.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. enrich.also=[context]")
 
 
 def _add_inspection(quantize: argparse.ArgumentParser) -> None:

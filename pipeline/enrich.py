@@ -29,7 +29,7 @@ def run(config: RunConfig) -> None:
     store = StoreVersion.current(config.location("store"))
     for source in config.embed.sources:
         store.open().contract(source)  # refused here, and not by the first worker
-    additions = _additions(config, impressions, store)
+    additions = additions_of(config, impressions, store)
     job = EnrichJob(impressions.location.uri, config.location("enriched").uri, store, additions)
     with progress_bar("enrich", len(impressions.files)) as advance:
         done = run_job(job, engine, config.enrich.processes or len(os.sched_getaffinity(0)), advance=advance)
@@ -54,7 +54,8 @@ def _engine(config: RunConfig) -> Engine:
     return engine.run_parts
 
 
-def _additions(config: RunConfig, impressions: Dataset, store: StoreVersion) -> Additions:
+def additions_of(config: RunConfig, impressions: Dataset, store: StoreVersion) -> Additions:
+    """The columns that the recipe adds; statistics and vocabularies are those of the impressions."""
     also = config.enrich.also
     return Additions(
         config.embed.sources,

@@ -94,10 +94,7 @@ def run(job: EnrichJob, engine: Engine, processes: int, *, advance: Callable[[],
         parts[part.index] = part
         advance()
     ordered = [parts[index] for index in range(len(dataset.files))]
-    publish(output, [part.file for part in ordered], dataset.metadata | _described(job))
-    for name in output.files():
-        if name.startswith("progress-"):
-            (output / name).remove()
+    publish(output, [part.file for part in ordered], dataset.metadata | described(Enricher(job.store, job.additions)))
     totals = Totals(dataset.rows, sum(part.lookups for part in ordered))
     for part in ordered:
         totals.misses.update(part.misses)
@@ -108,7 +105,7 @@ def run_part(job: EnrichJob, index: int) -> Part:
     """Enrich one file of the input; called in a worker. Raises InputError naming file and row group where the input is damaged."""
     dataset, enricher = open_dataset(job.impressions), Enricher(job.store, job.additions)
     file, lookups, misses = dataset.open_part(index), 0, Counter[str]()
-    writer = PartWriter(Location.of(job.output), index, enricher.schema(dataset.schema).with_metadata(_parquet_metadata(job)))
+    writer = PartWriter(Location.of(job.output), index, enricher.schema(dataset.schema).with_metadata(parquet_metadata(enricher)))
     try:
         for group in range(file.metadata.num_row_groups):
             for batch in read_row_group(file, dataset.part(index), group).to_batches():
@@ -134,14 +131,15 @@ def _identity(job: EnrichJob, dataset: Dataset) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _described(job: EnrichJob) -> dict[str, Any]:
+def described(enricher: Enricher) -> dict[str, Any]:
     """What the manifest says of the additions: the contracts of the codes, and the statistics."""
-    snapshot = job.store.open()
+    snapshot, additions = enricher.store.open(), enricher.additions
     return {
-        "sid_contracts": [snapshot.contract(source).to_json() for source in job.additions.looked_up],
-        "dense_statistics": {name: asdict(statistics) for name, statistics in job.additions.dense.items()},
+        "sid_contracts": [snapshot.contract(source).to_json() for source in additions.looked_up],
+        "dense_statistics": {name: asdict(statistics) for name, statistics in additions.dense.items()},
     }
 
 
-def _parquet_metadata(job: EnrichJob) -> dict[str, str]:
-    return {f"semid.{name}": json.dumps(value) for name, value in _described(job).items()}
+def parquet_metadata(enricher: Enricher) -> dict[str, str]:
+    """The same, as every part's Parquet file has it."""
+    return {f"semid.{name}": json.dumps(value) for name, value in described(enricher).items()}

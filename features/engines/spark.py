@@ -16,12 +16,11 @@ from features.engines.results import parts_of, results_of
 
 
 def run_parts(job: EnrichJob, parts: Sequence[int], processes: int) -> Iterator[Part]:
-    """The Spark engine (`features.engines.job.Engine`): in the active session, else where spark-submit or Spark's own settings say, else
-    on this machine.
+    """The Spark engine (`features.engines.job.Engine`), in `spark_session`.
 
     The parts are collected a round of `processes` at a time, so that a job which died goes on where it stopped.
     """
-    session = SparkSession.getActiveSession() or _session(processes)
+    session = spark_session(processes)
     numbers = iter(parts)
     while round_ := list(islice(numbers, processes)):
 
@@ -33,7 +32,11 @@ def run_parts(job: EnrichJob, parts: Sequence[int], processes: int) -> Iterator[
         yield from parts_of(rows.toArrow())
 
 
-def _session(processes: int) -> SparkSession:
+def spark_session(processes: int) -> SparkSession:
+    """The active session, else one where spark-submit or Spark's own settings say, else one on this machine, with this Python."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
     conf = SparkConf()
     if not conf.contains("spark.master"):
         conf.setMaster(f"local[{processes}]").set("spark.ui.enabled", "false")
@@ -50,7 +53,7 @@ def enriched(rows: DataFrame, enricher: Enricher) -> DataFrame:
         rows: with `item_id` bigint, `history_item_ids` array<bigint>, and any other columns.
         enricher: the store and the columns to add; workers map the store's files by its path or URI.
     """
-    schema = pa.schema([(field.name, _spark_type(field.type)) for field in enricher.schema(to_arrow_schema(rows.schema))])
+    schema = pa.schema([(field.name, _spark_type(field.type)) for field in enricher.schema(to_arrow_schema(rows.schema, timezone="UTC"))])
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (batch.cast(schema) for batch in enricher.batches(batches))
