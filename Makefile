@@ -3,7 +3,9 @@ DATA ?= simulated
 DATA_DIR ?=
 BIN := .venv/bin
 SHIM := requirements/fbgemm_gpu_on_cpu
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q
+# Tests sync thousands of small files, none of which is to outlive the machine: in memory, where there is a place for that.
+SCRATCH := $(firstword $(wildcard /dev/shm) /tmp)
+PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -q
 
 # torchrec asks for fbgemm-gpu: the CUDA build where there is an NVIDIA GPU, else a package of that name that brings the CPU build.
 ifeq ($(shell command -v nvidia-smi),)
@@ -12,7 +14,7 @@ else
   REQUIREMENTS := --editable .[text,redis,ray,spark,dev,gpu]
 endif
 
-.PHONY: setup demo test test-unit test-processes soak lint bench
+.PHONY: setup airflow demo test test-unit test-processes soak lint bench
 
 setup: .venv/set-up
 
@@ -24,17 +26,25 @@ setup: .venv/set-up
 	$(BIN)/uv pip install --python $(BIN)/python --constraint requirements/constraints.txt $(REQUIREMENTS)
 	@touch $@
 
+# The environment of its own that docs/integration.md's DAG is tested in.
+airflow: .venv/airflow/set-up
+
+.venv/airflow/set-up: requirements/airflow.txt | .venv/set-up
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/airflow
+	$(BIN)/uv pip sync --quiet --python .venv/airflow/bin/python requirements/airflow.txt
+	@touch $@
+
 demo: setup
 	$(BIN)/semid demo --data $(DATA) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 # Half of the tests compute in one process and half wait for several: side by side they share two cores well.
-test: setup
+test: setup airflow
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-unit test-processes
 
 test-unit: setup
 	$(PYTEST) tests/unit
 
-test-processes: setup
+test-processes: setup airflow
 	$(PYTEST) tests --ignore=tests/unit
 
 # Kills and faults at many points, and every change of ranks and plan, which `test` samples: a quarter of an hour.

@@ -106,6 +106,24 @@ class Histories:
         return np.repeat(end - 1 + offsets[:-1], counts) - np.arange(offsets[-1]), offsets
 
 
+class FirstTimes:
+    """The first time that each item was met, over a log that arrives in chunks; memory grows with items, not rows."""
+
+    def __init__(self) -> None:
+        self._items, self._times = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, timestamps: Int64, item_ids: Int64) -> None:
+        """Remember int64 [N] times of int64 [N] items; an item that was added before keeps its time, whatever the order."""
+        items, first = np.unique(item_ids, return_index=True)
+        new = ~np.isin(items, self._items)
+        places = np.searchsorted(self._items, items[new])
+        self._items, self._times = np.insert(self._items, places, items[new]), np.insert(self._times, places, timestamps[first[new]])
+
+    def of(self, item_ids: Int64) -> Int64:
+        """The times of items that were added, int64 [N]."""
+        return self._times[np.searchsorted(self._items, item_ids)]
+
+
 class RunningCounts:
     """Rows per item at strictly earlier timestamps, over a log that arrives in chunks; memory grows with items, not rows."""
 

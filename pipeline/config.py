@@ -19,12 +19,16 @@ SHUFFLED = "-shuffled"  # what the negative control's store adds to the names of
 class IngestConfig(Strict):
     """Raw files as published to canonical Parquet."""
 
-    source: Literal["simulated", "ifdb", "online_retail", "movielens", "mind", "canonical"] = Field(
+    source: Literal["simulated", "ifdb", "online_retail", "movielens", "mind", "canonical", "events"] = Field(
         description="which adapter reads the raw files"
     )
     raw: Path | None = Field(None, description="folder of the raw files; not used by the simulated world")
     history_length: Positive = Field(20, description="T, most recent positives kept per impression")
     negatives_per_positive: Positive = Field(4, description="constructed negatives per positive, where the log has no impressions")
+    history_delay_seconds: float = Field(
+        0, ge=0, description="source events: time between an event and the moment the feature pipeline knows of it, kept out of histories"
+    )
+    rows_in_memory: Positive = Field(4_000_000, description="source events: rows sorted at a time; the rest waits on disk in workdir")
     last_rows: Positive | None = Field(None, description="keep only this many impressions, the latest ones; null keeps all")
     seed: int = Field(0, description="seed of the constructed negatives")
 

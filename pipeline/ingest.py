@@ -13,7 +13,7 @@ from features.errors import InputError
 from features.history import RunningCounts
 from features.quarantine import QUARANTINE, numbers
 from features.schema import IMPRESSIONS
-from features.sources import canonical, ifdb, mind, movielens, online_retail
+from features.sources import canonical, events, ifdb, mind, movielens, online_retail
 from features.sources.log import SourceLog
 from features.validate import COUNTED
 from pipeline.config import IngestConfig, RunConfig
@@ -26,7 +26,7 @@ def run(config: RunConfig) -> None:
         InputError: no folder is given, a file or column is at fault, or not one impression was accepted (the quarantine tells why).
     """
     started = time.perf_counter()
-    log = _read(config.ingest)
+    log = _read(config.ingest, config.workdir)
     metadata = log.metadata | {"history_length": config.ingest.history_length, "last_rows": config.ingest.last_rows}
     with DatasetWriter(config.path("items"), log.items.schema, metadata) as items:
         items.write(log.items)
@@ -72,7 +72,7 @@ def numbered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield table.append_column(field, pa.array(past, field.type))
 
 
-def _read(config: IngestConfig) -> SourceLog:
+def _read(config: IngestConfig, workdir: Path) -> SourceLog:
     if config.source == "simulated":
         raise InputError("'ingest.source': the simulated world has no raw files; its stage is simulate")
     if config.raw is None:
@@ -86,6 +86,10 @@ def _read(config: IngestConfig) -> SourceLog:
         return mind.read(raw, history_length=length, seed=seed)
     if config.source == "canonical":
         return canonical.read(raw, history_length=length)
+    if config.source == "events":
+        workdir.mkdir(parents=True, exist_ok=True)
+        delay = round(config.history_delay_seconds * 1e6)
+        return events.read(raw, history_length=length, delay=delay, spill=workdir, rows_in_memory=config.rows_in_memory)
     construct = ifdb.read if config.source == "ifdb" else online_retail.read
     return construct(raw, history_length=length, negatives_per_positive=config.negatives_per_positive, seed=seed)
 

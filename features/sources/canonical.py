@@ -31,8 +31,8 @@ def read(raw: Path, *, history_length: int) -> SourceLog:
     """
     folder = raw / "canonical" if (raw / "canonical").is_dir() else raw
     quarantine = Quarantine()
-    items = _items(_files(folder, "items"), folder, quarantine)
-    files = _files(folder, "impressions")
+    items = read_items(parquet_files(folder, "items"), folder, quarantine)
+    files = parquet_files(folder, "impressions")
     schema = impressions_schema(open_parquet(files[0]).schema_arrow, str(files[0]))
     known = np.sort(numbers(items["item_id"]))
     impressions = _impressions(files, folder, schema, known, history_length, quarantine)
@@ -40,14 +40,16 @@ def read(raw: Path, *, history_length: int) -> SourceLog:
     return SourceLog(items, schema, impressions, quarantine, metadata)
 
 
-def _files(folder: Path, name: str) -> list[Path]:
+def parquet_files(folder: Path, name: str) -> list[Path]:
+    """NAME/*.parquet or NAME*.parquet in a folder, by name. Raises InputError naming the folder where there is none."""
     files = sorted((folder / name).glob("*.parquet")) or sorted(folder.glob(f"{name}*.parquet"))
     if not files:
         raise InputError(f"{folder}: neither {name}*.parquet nor a folder '{name}' of Parquet files")
     return files
 
 
-def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Table, Int64]]:
+def row_groups(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Table, Int64]]:
+    """The row groups of a file, and the numbers of their rows in it, counted from 1."""
     file, first = open_parquet(path), 1
     for group in range(file.metadata.num_row_groups):
         table = read_row_group(file, path, group, columns)
@@ -55,7 +57,8 @@ def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Table, 
         first += table.num_rows
 
 
-def _items(files: list[Path], folder: Path, quarantine: Quarantine) -> pa.Table:
+def read_items(files: list[Path], folder: Path, quarantine: Quarantine) -> pa.Table:
+    """The items of all files, as one table; `folder` is what the quarantine names them from."""
     schema = items_schema(open_parquet(files[0]).schema_arrow, str(files[0]))
     tables, seen = [schema.empty_table()], np.empty(0, np.int64)
     for path in files:
@@ -63,7 +66,7 @@ def _items(files: list[Path], folder: Path, quarantine: Quarantine) -> pa.Table:
         if items_schema(present, str(path)) != schema:
             raise InputError(f"{path}: its columns differ from those of {files[0].name}")
         names = [name for name in schema.names if name in present.names]
-        for group, rows in _row_groups(path, names):
+        for group, rows in row_groups(path, names):
             kept = quarantine.keep(group, file=str(path.relative_to(folder)), rows=rows, faults=item_faults(group, seen))
             columns = [kept[field.name] if field.name in names else pa.nulls(kept.num_rows, field.type) for field in schema]
             table = pa.table(columns, schema=schema)
@@ -79,7 +82,7 @@ def _impressions(
     for path in files:
         if impressions_schema(open_parquet(path).schema_arrow, str(path)) != schema:
             raise InputError(f"{path}: its columns differ from those of {files[0].name}")
-        for group, rows in _row_groups(path, schema.names):
+        for group, rows in row_groups(path, schema.names):
             faults = impression_faults(group, known_items, newest)
             table = quarantine.keep(group, file=str(path.relative_to(folder)), rows=rows, faults=faults)
             if table.num_rows:

@@ -6,6 +6,7 @@ checkpoint is being written.
 
 import contextlib
 import functools
+import os
 import random
 import signal
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.soak.jobs import Job, differences, finish, run_job, scores, state
+from tests.soak.jobs import Begun, Job, differences, finish, run_job, scores, state
 
 KILLS_PER_RUN = 5
+SYNC_SECONDS = 0.003
 
 
 def main(workdir: Path, world: int, kills: int, inside: int) -> None:
@@ -44,7 +46,7 @@ def main(workdir: Path, world: int, kills: int, inside: int) -> None:
 def killed_once(world: int, workdir: Path, root: Path, chance: random.Random, seconds: float, *, aim_at_save: bool) -> bool:
     """Start the run and kill one rank and then the others, once the training has begun; False if it ended before that."""
     left = saves_begun(root)
-    job = Job(world, functools.partial(finish, workdir, root, None, {}))
+    job = Job(world, functools.partial(finish_on_a_slow_disk, workdir, root))
     job.wait_until_ready()
     if aim_at_save:
         wait_for_saves(root, left, chance.randint(1, 3))
@@ -55,6 +57,18 @@ def killed_once(world: int, workdir: Path, root: Path, chance: random.Random, se
     codes = set(job.wait())
     assert codes <= {0, -signal.SIGKILL}, codes
     return codes != {0}
+
+
+def finish_on_a_slow_disk(workdir: Path, root: Path, begun: Begun) -> None:
+    """What each rank does: a save takes long enough to be hit, wherever it is written."""
+    sync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(SYNC_SECONDS)
+        sync(descriptor)
+
+    os.fsync = slow
+    finish(workdir, root, None, {}, begun)
 
 
 def saves_begun(root: Path) -> set[tuple[Path, int]]:

@@ -118,6 +118,7 @@ def integers(table: pa.Table, *names: str) -> list[list[Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000, deadline=None)
 @given(SEEDS, LENGTHS, DELAYS)
 def test_histories_of_a_stream_agree_with_every_pair_of_rows(seed: int, length: int, delay: int) -> None:
@@ -127,15 +128,14 @@ def test_histories_of_a_stream_agree_with_every_pair_of_rows(seed: int, length: 
     if log.num_rows == 0:
         return
     rows = list(zip(*integers(log, "timestamp", "user_id", "item_id", "label_click"), strict=True))
-    expected = [
-        [(t, i) for t, u, i, click in rows if click and u == user and t + delay < time][::-1][:length] for time, user, _, _ in rows
-    ]
+    expected = [[(t, i) for t, u, i, click in rows if click and u == user and t + delay < time][::-1][:length] for time, user, _, _ in rows]
     ids, times = integers(found, "history_item_ids", "history_timestamps")
     assert ids == [[i for _, i in past] for past in expected]
     assert times == [[t for t, _ in past] for past in expected]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000, deadline=None)
 @given(SEEDS, LENGTHS, DELAYS)
 def test_no_history_of_a_stream_has_what_was_not_known(seed: int, length: int, delay: int) -> None:
@@ -146,6 +146,7 @@ def test_no_history_of_a_stream_has_what_was_not_known(seed: int, length: int, d
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000, deadline=None)
 @given(SEEDS, SEEDS, LENGTHS, DELAYS)
 def test_histories_of_a_stream_do_not_depend_on_its_batches(seed: int, cuts: int, length: int, delay: int) -> None:
@@ -167,22 +168,18 @@ def test_the_first_row_at_fault_is_named_however_the_log_is_cut(seed: int, cuts:
     rng = np.random.default_rng(seed)
     values = rng.integers(0, [[3], [3], [3], [2]], (4, 12)).astype(object)
     values[:2, :8] = values[:2, np.lexsort((values[1, :8], values[0, :8]))]  # in order at first
-    values[rng.integers(4), 11] = None
+    values[3, rng.integers(8, 12)] = 2
+    values[rng.integers(4), rng.integers(8, 12)] = None
     users, times, items, labels = values.tolist()
-    labels[10] = 2
-    fault = next(
-        (row, reason)
-        for row in range(12)
-        for reason, holds in (
-            ("null", None in (users[row], times[row], items[row], labels[row])),
-            ("label_click is neither 0 nor 1", labels[row] == 2),
-            ("not sorted by user_id", row and users[row] is not None and users[row] < users[row - 1]),
-            ("not sorted by timestamp", row and (users[row], times[row] or 0) < (users[row - 1], times[row - 1])),
-        )
-        if holds
+    faults = (
+        (lambda row: None in (users[row], times[row], items[row], labels[row]), "is null"),
+        (lambda row: labels[row] == 2, "label_click is neither 0 nor 1"),
+        (lambda row: row > 0 and users[row] < users[row - 1], "not sorted by user_id"),
+        (lambda row: row > 0 and users[row] == users[row - 1] and times[row] < times[row - 1], "not sorted by timestamp"),
     )
+    first, reason = next((row, reason) for row in range(12) for holds, reason in faults if holds(row))
     log = events(list(range(12)), times, pa.array(items, pa.int64()), labels, pa.array(users, pa.int64()))
-    with pytest.raises(InputError, match=f"event log: row {fault[0] + 1}, user {users[fault[0]]}: .*{fault[1]}"):
+    with pytest.raises(InputError, match=f"event log: row {first + 1}, user {users[first]}: .*{reason}"):
         list(with_histories(batches(log, cuts), length=2))
 
 
