@@ -17,7 +17,7 @@ LOG = ("user_id", "timestamp", "item_id")
 HISTORY = ("history_item_ids", "history_timestamps")
 INT64 = np.iinfo(np.int64)
 # History items per output table at most: what bounds its memory, and keeps the offsets of its lists in 32 bits.
-TABLE_ITEMS = 1 << 22
+TABLE_ITEMS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def with_histories(
     Yields:
         The rows in their order with two more columns, history_item_ids list<int64> and history_timestamps list<timestamp[us, UTC]>, of
         equal offsets: most recent first; of simultaneous positives the later one in the log counts as the more recent. Tables have at
-        most max(2^22 / T, 1) rows.
+        most max(2^20 / T, 1) rows.
 
     Raises:
         InputError: naming the column that is missing or of another type; or the first row (counted from 1 over the whole log) and the
