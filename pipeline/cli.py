@@ -9,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from features.dataset import ROWS_PER_FILE
 from features.errors import InputError
 from features.files import write_durably
 from pipeline import recipe as recipes
@@ -137,9 +138,8 @@ def _add_follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="a folder, path or URI, in which finished Parquet files appear in ascending order of name, and _SUCCESS as the last; or a "
         "Redis stream, redis://[USER:PASSWORD@]HOST[:PORT]/STREAM",
     )
-    follow.add_argument(
-        "--rows-per-part", type=int, default=1 << 20, help="rows gathered for one file of the output, by default %(default)s"
-    )
+    rows_help = "rows gathered for one file of the output, by default %(default)s"
+    follow.add_argument("--rows-per-part", type=int, default=ROWS_PER_FILE, help=rows_help)
     follow.add_argument("--max-seconds", type=float, default=60.0, help="how long rows are gathered at most, by default %(default)s")
     follow.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. enrich.also=[context]")
 

@@ -14,7 +14,10 @@ from features.engines.results import parts_of, results_of
 def run_parts(job: EnrichJob, parts: Sequence[int], processes: int) -> Iterator[Part]:
     """The Ray Data engine (`features.engines.job.Engine`), on the cluster that RAY_ADDRESS names or else on this machine."""
     if not ray.is_initialized():
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": processes, "include_dashboard": False}))
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init()
+        else:
+            ray.init(num_cpus=processes, include_dashboard=False)
     numbers = ray.data.from_items([{"part": index} for index in parts], override_num_blocks=len(parts))
     results = numbers.map_batches(partial(_run, job), batch_size=1, batch_format="pyarrow", concurrency=processes)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def finish_on_a_slow_disk(workdir: Path, root: Path, begun: Begun) -> None:
     """What each rank does: a save takes long enough to be hit, wherever it is written."""
     sync = os.fsync
 
-    def slow(descriptor: int) -> None:
+    def slow(descriptor: Any) -> None:
         time.sleep(SYNC_SECONDS)
         sync(descriptor)
 

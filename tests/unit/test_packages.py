@@ -13,7 +13,8 @@ import features
 from launch.chain import ROOT
 
 HEAVY = {"features.batch", "features.kjt", "features.content"}  # where the design allows torch
-FEATURES = sorted(module.name for module in pkgutil.walk_packages(features.__path__, "features.") if module.name not in HEAVY)
+ENGINES = {"features.engines.ray_data", "features.engines.spark"}  # each needs its own
+FEATURES = sorted(module.name for module in pkgutil.walk_packages(features.__path__, "features.") if module.name not in HEAVY | ENGINES)
 
 REFUSING = """
 import importlib, sys

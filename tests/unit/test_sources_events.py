@@ -103,7 +103,7 @@ def test_every_row_knows_its_past_alone(tmp_path: Path, memory: int, delay: int)
 
 
 def test_rows_at_fault_are_set_aside_and_in_nobodys_past(tmp_path: Path) -> None:
-    spoil = {
+    spoil: dict[int, dict[str, Any]] = {
         3: {"item_id": 99},
         180: {"user_id": None},
         200: {"label_click": 2},
