@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import pyarrow as pa
-from pyspark import SparkConf
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
@@ -33,15 +32,14 @@ def run_parts(job: EnrichJob, parts: Sequence[int], processes: int) -> Iterator[
 
 
 def spark_session(processes: int) -> SparkSession:
-    """The active session, else one where spark-submit or Spark's own settings say, else one on this machine, with this Python."""
+    """The active session, else that of spark-submit or of SPARK_REMOTE, else one on this machine, with this Python."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    conf = SparkConf()
-    if not conf.contains("spark.master"):
-        conf.setMaster(f"local[{processes}]").set("spark.ui.enabled", "false")
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark would take the first python3 of the PATH
-    return SparkSession.builder.config(conf=conf).getOrCreate()
+    if "PYSPARK_GATEWAY_PORT" in os.environ or "SPARK_REMOTE" in os.environ:  # spark-submit has started Spark, or Spark Connect is there
+        return SparkSession.builder.getOrCreate()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark would take the first python3 of the PATH
+    return SparkSession.builder.master(f"local[{processes}]").config("spark.ui.enabled", "false").getOrCreate()
 
 
 def enriched(rows: DataFrame, enricher: Enricher) -> DataFrame:
