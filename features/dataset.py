@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 ROWS_PER_FILE = 1 << 20
 ROWS_PER_GROUP = 8192
 _UNNAMED = ("part-*", "progress-*", ".*.tmp")  # parts, what a job told of them, and what a killed writer left behind
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last where damage leaves a column's name that is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,30 @@ class Dataset:
         Page checksums cover the values alone: damage in a footer or a page's header could still give other rows in silence.
 
         Raises:
-            InputError: naming the file, if it is damaged, or its columns are not the data set's.
+            InputError: naming the file, and the first row group that cannot be read, if it is damaged; or if its columns are not the data
+                set's.
         """
+        where, source = self.part(index), self._checked(index)
+        file = open_parquet(where, source)
+        if not file.schema_arrow.equals(self.schema):
+            self._checked(0)  # whose footer told the data set's columns, and may be what is damaged
+            raise InputError(f"{where}: its columns differ from those of {self.files[0].name}")
+        return file
+
+    def row_groups(self, index: int) -> list[int]:
+        """Rows of each row group of one part file, by its footer; the number of all is the manifest's, whatever happened to the file.
+
+        Raises:
+            InputError: naming the file, if its footer cannot be read or has another number of rows.
+        """
+        rows = _group_rows(open_parquet(self.part(index)).metadata)
+        if sum(rows) != self.files[index].rows or min(rows, default=0) < 0:
+            self._checked(index)
+            raise InputError(f"{self.part(index)}: its footer has {sum(rows)} rows, {MANIFEST} {self.files[index].rows}")
+        return rows
+
+    def _checked(self, index: int) -> pa.Buffer | None:
+        """Compare a part file's sha256 with the manifest's; its bytes where they were fetched for that, which a local file's are not."""
         where = self.part(index)
         if where.local is not None:
             digest, source = sha256_file(where.local), None
@@ -75,11 +98,8 @@ class Dataset:
             source = where.read()
             digest = hashlib.sha256(source).hexdigest()
         if digest != self.files[index].sha256:
-            raise InputError(f"{where}: sha256 differs from {MANIFEST}")
-        file = open_parquet(where, source)
-        if not file.schema_arrow.equals(self.schema):
-            raise InputError(f"{where}: its columns differ from those of {self.files[0].name}")
-        return file
+            raise InputError(f"{where}: sha256 differs from {MANIFEST}; {_damage(where, source)}")
+        return source
 
 
 def open_parquet(where: Path | Location, source: pa.Buffer | None = None) -> pq.ParquetFile:
@@ -90,7 +110,7 @@ def open_parquet(where: Path | Location, source: pa.Buffer | None = None) -> pq.
         source: its bytes, where they were read already.
 
     Raises:
-        InputError: naming the file, if it is absent, empty, truncated or no Parquet file.
+        InputError: naming the file, if it is absent, empty, truncated or no Parquet file, or its footer contradicts itself.
     """
     place = Location.of(where)
     size = place.size()
@@ -102,21 +122,28 @@ def open_parquet(where: Path | Location, source: pa.Buffer | None = None) -> pq.
         opened = place.path if place.local is not None else pa.BufferReader(source) if source is not None else None
         file = pq.ParquetFile(opened or place.filesystem.open_input_file(place.path), page_checksum_verification=True)
         _ = file.schema_arrow  # decodes the rest of the footer
-        return file
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{place}: not a readable Parquet file ({_one_line(error)})") from error
+    rows, told = sum(_group_rows(file.metadata)), file.metadata.num_rows
+    if rows != told:
+        raise InputError(f"{place}: not a readable Parquet file (its row groups have {rows} rows, and it {told})")
+    return file
 
 
 def read_row_group(file: pq.ParquetFile, where: Path | Location, group: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Decode one row group.
 
     Raises:
-        InputError: naming file and row group, if its bytes are damaged.
+        InputError: naming file and row group, if its bytes are damaged or it has not the footer's number of rows.
     """
+    expected = file.metadata.row_group(group).num_rows
     try:
-        return file.read_row_group(group, columns=list(columns) if columns is not None else None, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        table = file.read_row_group(group, columns=list(columns) if columns is not None else None, use_threads=False)
+    except _UNREADABLE as error:
         raise InputError(f"{where}: row group {group} cannot be read ({_one_line(error)})") from error
+    if table.num_rows != expected:
+        raise InputError(f"{where}: row group {group} cannot be read (it has {table.num_rows} of {expected} rows)")
+    return table
 
 
 def has_dataset(where: str | Path | Location) -> bool:
@@ -284,6 +311,21 @@ def _read_manifest(folder: Location) -> tuple[tuple[DataFile, ...], dict[str, An
         raise InputError(f"{folder}: no data set here ({MANIFEST} is missing)") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: damaged manifest ({_one_line(error)})") from error
+
+
+def _group_rows(metadata: pq.FileMetaData) -> list[int]:
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def _damage(where: Location, source: pa.Buffer | None) -> str:
+    """Where a file that is known to be damaged is so, as far as decoding tells."""
+    try:
+        file = open_parquet(where, source)
+        for group in range(file.metadata.num_row_groups):
+            read_row_group(file, where, group)
+    except InputError as error:
+        return str(error).removeprefix(f"{where}: ")
+    return "every row group can be read, so that its footer or page headers differ, or it is another file"
 
 
 def _remove_parts(folder: Location, keep: set[str]) -> None:

@@ -90,6 +90,15 @@ def is_null(column: pa.ChunkedArray) -> Mask:
     return column.is_null().to_numpy()
 
 
+def is_not_utf8(column: pa.ChunkedArray) -> Mask:
+    """Where a column of strings has bytes that are no text, bool [N]."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # which names no row
+        return np.array([value is not None and not _is_utf8(value) for value in column.cast(pa.binary()).to_pylist()], bool)
+    return np.zeros(len(column), bool)
+
+
 def is_repeated(column: pa.Array | pa.ChunkedArray) -> Mask:
     """Where a value was met further up, bool [N]."""
     places = pc.index_in(column, value_set=pc.unique(column)).to_numpy()
@@ -107,3 +116,11 @@ def numbers(column: pa.ChunkedArray, missing: float = 0) -> npt.NDArray[Any]:
     """A numeric or timestamp column as NumPy [N]; timestamps as int64 in their unit, nulls as `missing`."""
     column = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
     return pc.fill_null(column, pa.scalar(missing, column.type)).to_numpy()
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

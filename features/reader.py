@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.dataset import Dataset, open_parquet, read_row_group
+from features.dataset import Dataset, read_row_group
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,9 @@ class RowReader:
         sizes: list[int] = []
         self._places: list[tuple[int, int]] = []  # group number -> (file index, row group in that file)
         for index in range(len(dataset.files)):
-            metadata = open_parquet(dataset.part(index)).metadata
-            for group in range(metadata.num_row_groups):
-                sizes.append(metadata.row_group(group).num_rows)
-                self._places.append((index, group))
+            rows = dataset.row_groups(index)
+            sizes += rows
+            self._places += [(index, group) for group in range(len(rows))]
         self._starts = [0, *itertools.accumulate(sizes)]
 
     @property

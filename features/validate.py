@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import InputError
-from features.quarantine import Fault, Int64, Mask, is_null, is_repeated, numbers
+from features.quarantine import Fault, Int64, Mask, is_not_utf8, is_null, is_repeated, numbers
 from features.schema import CONTEXT, DENSE, IMPRESSIONS, ITEMS, LABEL, ORACLE, VECTOR, columns_with_prefix, require
 
 # Types of the column families, beyond the fixed columns.
@@ -84,15 +84,30 @@ def impression_faults(table: pa.Table, known_items: Int64, newest: int) -> list[
 
 
 def item_faults(table: pa.Table, seen: Int64) -> list[Fault]:
-    """Faults of canonical items: a null id, an id met before (in `seen` or further up), a vector with a missing or infinite element."""
+    """Faults of canonical items.
+
+    Args:
+        table: rows [N] with columns of `items_schema`.
+        seen: int64, ids of the items accepted so far.
+
+    Returns:
+        Faults in order of precedence: a null id; a text that is not UTF-8; a vector with a missing or infinite element; an id that an
+        acceptable row before it has.
+    """
     ids = numbers(table["item_id"])
-    repeated = is_repeated(table["item_id"])
-    faults = [Fault(is_null(table["item_id"]), "null item_id"), Fault(repeated | np.isin(ids, seen), "item_id met before")]
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    faults = [
+        Fault(is_null(table["item_id"]), "null item_id"),
+        *(Fault(is_not_utf8(table[name]), f"{name} is not UTF-8") for name in strings),
+    ]
     for name in columns_with_prefix(table.schema, VECTOR):
         _, row, values = _elements(table[name])
         broken = ~np.isfinite(numbers(values, np.nan))
         faults.append(Fault(is_null(table[name]) | _any_in_row(row[broken], len(ids)), f"{name} is missing or not finite"))
-    return faults
+    good = ~np.any([fault.rows for fault in faults], axis=0)
+    repeated = np.isin(ids, seen)
+    repeated[good] |= is_repeated(pa.array(ids[good]))
+    return [*faults, Fault(repeated, "item_id met before")]
 
 
 def _list_faults(table: pa.Table) -> list[Fault]:

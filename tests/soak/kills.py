@@ -68,7 +68,7 @@ def finish_on_a_slow_disk(workdir: Path, root: Path, begun: Begun) -> None:
         time.sleep(SYNC_SECONDS)
         sync(descriptor)
 
-    os.fsync = slow
+    os.fsync = slow  # type: ignore[assignment]
     finish(workdir, root, None, {}, begun)
 
 
