@@ -52,6 +52,26 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _sessions() -> Iterator[None]:
+    """The engines' sessions end with this file, whatever other files do."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
+    if "pyspark" in sys.modules:
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession
+
+        active = SparkSession.getActiveSession()
+        if active is not None:
+            active.stop()
+            gateway = SparkContext._gateway  # the JVM, which keeps the working directory that it was started in
+            gateway.shutdown()
+            gateway.proc.stdin.close()
+            SparkContext._gateway = SparkContext._jvm = None
+
+
 @pytest.fixture(scope="module")
 def expected(log: Path) -> dict[str, bytes]:
     """What one process writes, whose rows are those of the kernel over all rows at once."""
