@@ -7,8 +7,9 @@ a row, skewed as Zipf's law has it, 5% of them unknown to a store of 1M items; L
 To KJT, ours makes whole training batches (ages, masks, labels and dense columns besides) of 4096 rows each, sha256 and page checksums
 compared; the others make keys and lengths of the KJT alone, at once for all rows. To Parquet, ours writes row groups of 8192 rows with page
 checksums, and their sha256; the others write one file as their defaults have it, and do not wait for the disk. Two cores are two processes
-of ours with half of the files each, and two threads of the others; pandas has but one. Each contestant is held to its cores. On cores that
-others use too, look at the processor time.
+of ours with half of the files each, whose start counts where stage enrich starts them (to Parquet), and two threads of the others; pandas
+has but one. Each contestant is held to its cores. On cores that others use too, look at the processor time: the more threads a contestant
+has there, such as that in which ours decodes ahead, the larger its share.
 """
 
 import shutil
@@ -60,7 +61,7 @@ def _beside_others(folder: Path, rows: int, items: int, rounds: int) -> list[Row
     ids = write_impressions(folder / "impressions", rows, items, files=8)
     ours, theirs = folder / "ours", folder / "theirs"
     with ExitStack() as stack:
-        first, second = (stack.enter_context(Worker("_enrich_to_kjt", "ToKjt", (folder,), on)) for on in (CORES[:1], CORES[1:]))
+        first, second = (stack.enter_context(Worker("_enrich_to_kjt", "ToKjt", (folder,), on)) for on in (CORES[:1], CORES[-1:]))
         one, both = (stack.enter_context(Worker("_enrich_to_parquet", "ToParquet", (folder,), on)) for on in (CORES[:1], CORES))
         others = {
             (title, threads): stack.enter_context(Worker("_enrich_others", name, (folder, threads), CORES[:threads]))
@@ -74,7 +75,7 @@ def _beside_others(folder: Path, rows: int, items: int, rounds: int) -> list[Row
         keys |= {(COPYING, 1): _asked(first, "copy", size), (DECODING, 1): _asked(first, "decode")}
         figures = _figures("keys", rows, ids, _measured(keys, rounds))
         size, _ = one.ask("hold", ours)
-        write = {("ours", 1): _asked(one, "write", ours, 1), ("ours", 2): _asked(both, "write", ours, 2)}
+        write: dict[Contestant, Action] = {("ours", 1): _asked(one, "write", ours, 1), ("ours", 2): _asked(both, "write", ours, 2)}
         write |= {each: _asked(other, "write", theirs) for each, other in others.items()}
         write |= {(COPYING, 1): _asked(one, "copy", size), (DECODING, 1): _asked(one, "decode"), (WRITING, 1): _asked(one, "encode")}
         return figures + _figures("write", rows, ids, _measured(write, rounds))

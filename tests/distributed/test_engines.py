@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ def _sessions() -> Iterator[None]:
         active = SparkSession.getActiveSession()
         if active is not None:
             active.stop()
-            gateway = SparkContext._gateway  # the JVM, which keeps the working directory that it was started in
+            gateway: Any = SparkContext._gateway  # the JVM, which keeps the working directory that it was started in
             gateway.shutdown()
             gateway.proc.stdin.close()
             SparkContext._gateway = SparkContext._jvm = None
