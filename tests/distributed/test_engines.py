@@ -313,6 +313,7 @@ def test_a_data_set_on_s3_is_whole_or_absent(bucket: str) -> None:
     with DatasetWriter(where, schema, {"n": 1}, rows_per_file=10) as writer:
         writer.write(pa.table({"x": range(35)}))
     assert read_table(open_dataset(where, verify=True)).column("x").to_pylist() == list(range(35))
+    assert Location.of((where / MANIFEST).uri).read() == (where / MANIFEST).read(), "a place below it can be named to others"
     with pytest.raises(Died), DatasetWriter(where, schema, {}, rows_per_file=10) as writer:
         writer.write(pa.table({"x": range(100, 125)}))
         raise Died
