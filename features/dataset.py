@@ -146,6 +146,11 @@ def read_row_group(file: pq.ParquetFile, where: Path | Location, group: int, col
     return table
 
 
+def row_groups_of(file: pq.ParquetFile, where: Path | Location, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Decode the row groups of one file, in order. Raises InputError as `read_row_group` does."""
+    return (read_row_group(file, where, group, columns) for group in range(file.metadata.num_row_groups))
+
+
 def has_dataset(where: str | Path | Location) -> bool:
     """Whether a data set was published there."""
     return (Location.of(where) / MANIFEST).size() is not None
@@ -178,9 +183,7 @@ def open_dataset(where: str | Path | Location, *, verify: bool = False) -> Datas
 def iter_row_groups(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the row groups of all files, in row order. Raises InputError naming file and row group where one is damaged."""
     for index in range(len(dataset.files)):
-        file = dataset.open_part(index)
-        for group in range(file.metadata.num_row_groups):
-            yield read_row_group(file, dataset.part(index), group, columns)
+        yield from row_groups_of(dataset.open_part(index), dataset.part(index), columns)
 
 
 def read_table(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
@@ -321,8 +324,8 @@ def _damage(where: Location, source: pa.Buffer | None) -> str:
     """Where a file that is known to be damaged is so, as far as decoding tells."""
     try:
         file = open_parquet(where, source)
-        for group in range(file.metadata.num_row_groups):
-            read_row_group(file, where, group)
+        for _ in row_groups_of(file, where):
+            pass
     except InputError as error:
         return str(error).removeprefix(f"{where}: ")
     return "every row group can be read, so that its footer or page headers differ, or it is another file"

@@ -1,5 +1,7 @@
 """The canonical contract, checked: structural faults name the file and column, row faults go to the quarantine."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,10 +49,19 @@ def impressions_schema(schema: pa.Schema, where: str) -> pa.Schema:
         InputError: naming `where` and a column that is missing or of a type that its family does not have.
     """
     fixed = IMPRESSIONS.remove(IMPRESSIONS.get_field_index(COUNTED))
+    return with_families(schema, fixed, [prefix for prefix, _ in FAMILIES], where)
+
+
+def with_families(schema: pa.Schema, fixed: pa.Schema, prefixes: Sequence[str], where: str) -> pa.Schema:
+    """The fixed columns of an input, then those of some column families, named by prefix, that it has besides.
+
+    Raises:
+        InputError: naming `where` and a column that is missing or of a type that its family does not have.
+    """
     require(schema, fixed, where)
     extra = []
     for prefix, types in FAMILIES:
-        for name in columns_with_prefix(schema, prefix):
+        for name in columns_with_prefix(schema, prefix) if prefix in prefixes else ():
             if schema.field(name).type not in types:
                 raise InputError(f"{where}: column '{name}' is {schema.field(name).type}, expected {' or '.join(map(str, types))}")
             if name not in fixed.names:

@@ -98,7 +98,6 @@ class EnrichConfig(Strict):
         description="enriched data set, a path or a URI, whose statistics the dense columns are normalised by, as later days must be; null "
         "measures them on these impressions",
     )
-
     dense_ids_from: Path | None = Field(
         None,
         description="dense id map of the day before, a folder dense_ids of another workdir: its items keep their rows and are known from "

@@ -1,5 +1,6 @@
 """Stage enrich: impressions + store to Parquet with codes, and the dense id map."""
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from features.schema import DENSE, columns_with_prefix
 from features.store.broadcast import StoreVersion
 from pipeline.config import RunConfig
 from pipeline.progress import progress_bar, say
+
+ENGINES = {"local": "features.engines.local", "ray": "features.engines.ray_data", "spark": "features.engines.spark"}
 
 
 def run(config: RunConfig) -> None:
@@ -41,17 +44,12 @@ def run(config: RunConfig) -> None:
 def _engine(config: RunConfig) -> Engine:
     """Imported only where it is used: a run needs no engine but its own."""
     try:
-        if config.enrich.engine == "ray":
-            from features.engines import ray_data as engine
-        elif config.enrich.engine == "spark":
-            from features.engines import spark as engine  # type: ignore[no-redef]
-        else:
-            from features.engines import local as engine  # type: ignore[no-redef]
+        engine: Engine = importlib.import_module(ENGINES[config.enrich.engine]).run_parts
+        return engine
     except ModuleNotFoundError as error:
         raise InputError(
             f"enrich.engine {config.enrich.engine} needs the package {error.name}: pip install 'semid[{config.enrich.engine}]'"
         ) from error
-    return engine.run_parts
 
 
 def additions_of(config: RunConfig, impressions: Dataset, store: StoreVersion) -> Additions:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from features.dataset import DataFile, Dataset, PartWriter, open_dataset, publish, read_row_group
+from features.dataset import DataFile, Dataset, PartWriter, open_dataset, publish, row_groups_of
 from features.engines.mapper import Enricher
 from features.enrich import Additions
 from features.location import Location
@@ -107,8 +107,8 @@ def run_part(job: EnrichJob, index: int) -> Part:
     file, lookups, misses = dataset.open_part(index), 0, Counter[str]()
     writer = PartWriter(Location.of(job.output), index, enricher.schema(dataset.schema).with_metadata(parquet_metadata(enricher)))
     try:
-        for group in range(file.metadata.num_row_groups):
-            for batch in read_row_group(file, dataset.part(index), group).to_batches():
+        for table in row_groups_of(file, dataset.part(index)):
+            for batch in table.to_batches():
                 enriched = enricher.enrich(batch)
                 writer.write(pa.Table.from_batches([enriched.batch]))
                 lookups += enriched.lookups

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.dataset import open_parquet, read_row_group
+from features.dataset import open_parquet, row_groups_of
 from features.errors import InputError
 from features.quarantine import Int64, Quarantine, numbers, row_numbers
 from features.sources.log import SourceLog
@@ -50,9 +50,8 @@ def parquet_files(folder: Path, name: str) -> list[Path]:
 
 def row_groups(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Table, Int64]]:
     """The row groups of a file, and the numbers of their rows in it, counted from 1."""
-    file, first = open_parquet(path), 1
-    for group in range(file.metadata.num_row_groups):
-        table = read_row_group(file, path, group, columns)
+    first = 1
+    for table in row_groups_of(open_parquet(path), path, columns):
         yield table, row_numbers(table.num_rows, first)
         first += table.num_rows
 

@@ -9,15 +9,14 @@ import pyarrow as pa
 from features.dataset import open_parquet
 from features.errors import InputError
 from features.external_sort import sort_by
-from features.history import FirstTimes, RunningCounts
+from features.history import MICROSECONDS_PER_HOUR, FirstTimes, RunningCounts
 from features.quarantine import Fault, Int64, Quarantine, is_null, numbers
-from features.schema import CONTEXT, IMPRESSIONS, LABEL, columns_with_prefix, require
+from features.schema import CONTEXT, IMPRESSIONS, LABEL, columns_with_prefix
 from features.sources.canonical import parquet_files, read_items, row_groups
 from features.sources.log import EVENTS, SourceLog
 from features.user_histories import with_histories
-from features.validate import FAMILIES
+from features.validate import with_families
 
-MICROSECONDS_PER_HOUR = 3_600_000_000.0
 _COUNTED = ("dense_past_count", "dense_age_hours", "history_item_ids", "history_timestamps")
 
 
@@ -53,16 +52,7 @@ def read(raw: Path, *, history_length: int, delay: int, spill: Path, rows_in_mem
 
 
 def _columns(schema: pa.Schema, path: Path) -> pa.Schema:
-    require(schema, EVENTS, str(path))
-    extra = []
-    for prefix, types in FAMILIES:
-        if prefix in (LABEL, CONTEXT):
-            for name in columns_with_prefix(schema, prefix):
-                if schema.field(name).type not in types:
-                    raise InputError(f"{path}: column '{name}' is {schema.field(name).type}, expected {' or '.join(map(str, types))}")
-                if name not in EVENTS.names:
-                    extra.append(pa.field(name, schema.field(name).type, nullable=False))
-    return pa.schema([*EVENTS, *extra])
+    return with_families(schema, EVENTS, (LABEL, CONTEXT), str(path))
 
 
 def _accepted(files: list[Path], raw: Path, columns: pa.Schema, known_items: Int64, quarantine: Quarantine) -> Iterator[pa.Table]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.dataset import open_parquet, read_row_group
+from features.dataset import open_parquet, row_groups_of
 from features.errors import InputError
 from features.history import Histories, PastEvents
 from features.negatives import construct_negatives
@@ -70,7 +70,7 @@ def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
             raise InputError(f"{path}: column '{name}' ({schema.field(name).type}) is missing; columns are {', '.join(present)}")
     if file.metadata.num_rows == 0:
         raise InputError(f"{path}: the file has no rows")
-    table = pa.concat_tables(read_row_group(file, path, group, schema.names) for group in range(file.metadata.num_row_groups))
+    table = pa.concat_tables(row_groups_of(file, path, schema.names))
     columns = []
     for field in schema:
         try:

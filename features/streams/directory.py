@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.dataset import open_parquet, read_row_group
+from features.dataset import open_parquet, row_groups_of
 from features.errors import InputError
 from features.location import Location
 from features.streams.micro_batch import MicroBatch
@@ -80,5 +80,5 @@ class Directory:
 
 
 def _batches(file: pq.ParquetFile, where: Location) -> Iterator[pa.RecordBatch]:
-    for group in range(file.metadata.num_row_groups):
-        yield from read_row_group(file, where, group).to_batches()
+    for table in row_groups_of(file, where):
+        yield from table.to_batches()

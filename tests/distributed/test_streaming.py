@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count, pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -342,12 +343,12 @@ def test_kills_at_each_step_lose_nothing_and_repeat_nothing(
         for piece in parts:
             client.xadd(name, {"batch": sent(piece)})
         client.xadd(name, {"end": ""})
-        make_source: Callable[[], Source] = lambda: opened(f"{server}/{name}")  # noqa: E731
+        make_source: Callable[[], Source] = partial(opened, f"{server}/{name}")
     else:
         for number, piece in enumerate(parts):
             put(tmp_path / "in", f"{number:03d}.parquet", piece)
         (tmp_path / "in" / "_SUCCESS").touch()
-        make_source = lambda: Directory(Location.of(tmp_path / "in"))  # noqa: E731
+        make_source = partial(Directory, Location.of(tmp_path / "in"))
     rows, kills = [0], 0
     for deadly in count(1):
         process = get_context("fork").Process(target=follow_until_killed, args=(output, log, make_source, deadly))

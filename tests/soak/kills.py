@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -68,8 +69,8 @@ def finish_on_a_slow_disk(workdir: Path, root: Path, begun: Begun) -> None:
         time.sleep(SYNC_SECONDS)
         sync(descriptor)
 
-    os.fsync = slow  # type: ignore[assignment]
-    finish(workdir, root, None, {}, begun)
+    with mock.patch.object(os, "fsync", slow):
+        finish(workdir, root, None, {}, begun)
 
 
 def saves_begun(root: Path) -> set[tuple[Path, int]]:
