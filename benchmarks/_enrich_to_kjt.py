@@ -1,8 +1,8 @@
-"""Our way from Parquet to training batches, made of the parts of pipeline.loader as they are, and the ceilings above it."""
+"""Our way from Parquet to the item KJT and to whole training batches, of pipeline.loader's parts as they are, and the ceilings above it."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,12 +15,14 @@ from features.batch import Batch
 from features.dataset import iter_row_groups, open_dataset
 from features.enrich import enrich
 from features.inputs import input_columns
-from features.kjt import BatchBuilder
+from features.kjt import BatchBuilder, item_kjt
+from features.positions import Positions
 from features.reader import BatchPlan, RowReader
-from features.representation import Representation
+from features.representation import ItemColumns, Representation
 from features.store.broadcast import StoreVersion
 
 ROWS = 4096  # of a batch
+IDS = ("item_id", "history_item_ids")
 
 
 class ToKjt:
@@ -29,10 +31,10 @@ class ToKjt:
     def __init__(self, folder: Path) -> None:
         """Open the log and the store."""
         self.dataset, self.store = open_dataset(folder / "impressions"), StoreVersion.current(folder / "store")
-        table = Representation("semantic_id", "semantic_id", TABLE_ROWS, source=CONTRACT.source, parameterization=NGRAMS)
+        self.table = Representation("semantic_id", "semantic_id", TABLE_ROWS, source=CONTRACT.source, parameterization=NGRAMS)
         self.builder = BatchBuilder(
-            representations=(table,),
-            columns=tuple(input_columns(self.dataset.schema, ("click",), [table], None)),
+            representations=(self.table,),
+            columns=tuple(input_columns(self.dataset.schema, ("click",), [self.table], None)),
             history_length=LONGEST,
             context_rows=1,
             dense_ids=None,
@@ -42,50 +44,60 @@ class ToKjt:
             seed=0,
         )
 
-    def batches(self, share: int = 0, shares: int = 1) -> Iterator[Batch]:
-        """Batches of one of several equal shares of the files, as pipeline.loader.BatchSource makes them where the log has no codes."""
-        dataset, store = replace(self.dataset, files=self.dataset.files[share::shares]), self.store.open()
-        reader = RowReader(dataset, self.builder.columns)
-        plan = BatchPlan(0, reader.rows, ROWS)
-        for step in range(plan.steps):
-            start, stop = plan.rank_rows(step)
-            read = reader.read(start, stop)
-            impressions = pa.RecordBatch.from_arrays([column.combine_chunks() for column in read.columns], schema=read.schema)
-            rows = pa.Table.from_batches([enrich(impressions, store, ADDITIONS).batch])
-            yield self.builder.build(rows, first_row=start, size=stop - start, step_rows=(start, stop), training=True, known_before=start)
-
     def keys(self, share: int = 0, shares: int = 1) -> None:
-        """Make batches, and drop them."""
-        for _ in self.batches(share, shares):
+        """Make item KJTs, and drop them."""
+        for _ in self._kjts(share, shares):
+            pass
+
+    def batches(self) -> None:
+        """Make whole batches, and drop them."""
+        for _ in self._batches():
             pass
 
     def digest(self) -> str:
-        """Of the item KJT's values and lengths over all batches."""
+        """Of the item KJT's values and lengths over all rows. Raises AssertionError where whole batches have another."""
         values, lengths = hashlib.sha256(), hashlib.sha256()
-        for batch in self.batches():
+        for items, batch in zip(self._kjts(), self._batches(), strict=True):
             assert batch.items is not None
-            values.update(batch.items.values().numpy())
-            lengths.update(batch.items.lengths().numpy())
+            assert torch.equal(items.values(), batch.items.values())
+            assert torch.equal(items.lengths(), batch.items.lengths())
+            values.update(items.values().numpy())
+            lengths.update(items.lengths().numpy())
         return values.hexdigest() + lengths.hexdigest()
 
     def touched(self) -> int:
-        """Bytes of the columns that are read and the tensors that are made."""
-        read = sum(table.nbytes for table in iter_row_groups(self.dataset, self.builder.columns))
-        return read + sum(tensor.nbytes for batch in self.batches() for tensor in _tensors(batch))
+        """Bytes of the columns that item KJTs are made of, and of these."""
+        read = sum(table.nbytes for table in iter_row_groups(self.dataset, IDS))
+        return read + sum(tensor.nbytes for items in self._kjts() for tensor in (items.values(), items.lengths()))
 
     def copy(self, size: int) -> None:
         """Copy so many bytes, in pieces as large as those of a batch."""
         copy(size, -(-self.dataset.rows // ROWS))
 
     def decode(self) -> None:
-        """Read the columns that batches are made of, checksums compared."""
-        for _ in iter_row_groups(self.dataset, self.builder.columns):
+        """Read the columns that item KJTs are made of, checksums compared."""
+        for _ in iter_row_groups(self.dataset, IDS):
             pass
 
+    def _kjts(self, share: int = 0, shares: int = 1) -> Iterator[KeyedJaggedTensor]:
+        for _, _, rows in self._rows(IDS, share, shares):
+            positions = Positions(rows, LONGEST)
+            items = ItemColumns(codes={CONTRACT.source: positions.codes("both", CONTRACT.source, CONTRACT.levels)})
+            kjt = item_kjt([self.table], {"both": items}, positions.present(rows.num_rows))
+            assert kjt is not None
+            yield kjt
 
-def _tensors(batch: Batch) -> Iterator[torch.Tensor]:
-    for value in (getattr(batch, field.name) for field in fields(batch)):
-        if isinstance(value, KeyedJaggedTensor):
-            yield from (value.values(), value.lengths())
-        elif value is not None:
-            yield value
+    def _batches(self) -> Iterator[Batch]:
+        for start, stop, rows in self._rows(self.builder.columns):
+            yield self.builder.build(rows, first_row=start, size=stop - start, step_rows=(start, stop), training=True, known_before=start)
+
+    def _rows(self, columns: Sequence[str], share: int = 0, shares: int = 1) -> Iterator[tuple[int, int, pa.Table]]:
+        """Rows with codes of one of several equal shares of the files, as pipeline.loader.BatchSource reads a log that has none."""
+        dataset, store = replace(self.dataset, files=self.dataset.files[share::shares]), self.store.open()
+        reader = RowReader(dataset, columns)
+        plan = BatchPlan(0, reader.rows, ROWS)
+        for step in range(plan.steps):
+            start, stop = plan.rank_rows(step)
+            read = reader.read(start, stop)
+            impressions = pa.RecordBatch.from_arrays([column.combine_chunks() for column in read.columns], schema=read.schema)
+            yield start, stop, pa.Table.from_batches([enrich(impressions, store, ADDITIONS).batch])

@@ -4,14 +4,16 @@ Bars: at least twice as fast as the fastest of them on the same work, on one cor
 KJT; with a hundred times as many rows, no less than four fifths of the rows/s and no more than 1.2 times the memory. About 50 history ids
 a row, skewed as Zipf's law has it, 5% of them unknown to a store of 1M items; L = 3, K = 2048, prefix-ngram of depth 3 into 1M rows.
 
-To KJT, ours makes whole training batches (ages, masks, labels and dense columns besides) of 4096 rows each, sha256 and page checksums
-compared; the others make keys and lengths of the KJT alone, at once for all rows. To Parquet, ours writes row groups of 8192 rows with page
+To KJT, ours makes the item KJT of 4096 rows at a time, sha256 and page checksums compared, by the parts of the training loader; the others
+make its keys and lengths at once for all rows. What whole training batches take (ages, masks, labels and dense columns besides) stands
+below. To Parquet, ours writes row groups of 8192 rows with page
 checksums, and their sha256; the others write one file as their defaults have it, and do not wait for the disk. Two cores are two processes
 of ours with half of the files each, whose start counts where stage enrich starts them (to Parquet), and two threads of the others; pandas
 has but one. Each contestant is held to its cores. On cores that others use too, look at the processor time: the more threads a contestant
 has there, such as that in which ours decodes ahead, the larger its share.
 """
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -28,10 +30,11 @@ from _enrich_worker import Worker
 from _figures import Row, arguments, median_seconds, row, show
 
 from features.dataset import open_dataset, read_table
+from launch.components import PROCESS_ENV
 
 BAR, IDS_BAR, RATE_BAR, MEMORY_BAR = 2, 10e6, 0.8, 1.2
 OTHERS = {"Polars": ("Polars", (1, 2)), "DuckDB": ("DuckDb", (1, 2)), "pandas": ("Pandas", (1,))}  # class, and threads that it can use
-COPYING, DECODING, WRITING = "a copy of the bytes", "decoding alone", "writing alone"
+BATCHES, COPYING, DECODING, WRITING = "whole batches of ours", "a copy of the bytes", "decoding alone", "writing alone"
 TITLES = {"keys": "Parquet to KJT", "write": "Parquet to Parquet"}
 CORES = sorted(sched_getaffinity(0))[:2]
 Contestant = tuple[str, int]  # title and cores
@@ -48,6 +51,7 @@ class Seconds(NamedTuple):
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__ or "")
+    os.environ.update(PROCESS_ENV)  # of all contestants, as the components set it for a job's processes
     rows, items, rounds = (16_384, 100_000, 3) if options.small else (1 << 18, 1_000_000, 5)
     with tempfile.TemporaryDirectory(prefix="enrich_") as folder:
         figures = _beside_others(Path(folder), rows, items, rounds)
@@ -72,7 +76,7 @@ def _beside_others(folder: Path, rows: int, items: int, rounds: int) -> list[Row
         size, _ = first.ask("touched")
         keys: dict[Contestant, Action] = {("ours", 1): _asked(first, "keys"), ("ours", 2): partial(_halves, first, second)}
         keys |= {each: _asked(other, "keys") for each, other in others.items()}
-        keys |= {(COPYING, 1): _asked(first, "copy", size), (DECODING, 1): _asked(first, "decode")}
+        keys |= {(BATCHES, 1): _asked(first, "batches"), (COPYING, 1): _asked(first, "copy", size), (DECODING, 1): _asked(first, "decode")}
         figures = _figures("keys", rows, ids, _measured(keys, rounds))
         size, _ = one.ask("hold", ours)
         write: dict[Contestant, Action] = {("ours", 1): _asked(one, "write", ours, 1), ("ours", 2): _asked(both, "write", ours, 2)}

@@ -4,6 +4,7 @@ Legend: B examples per rank and step, T history positions, N items in the batch 
 G keys per item, F dense columns, K tasks, V segmentations.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ class BatchBuilder:
         used = {r.where for r in self.representations}
         items = {where: self._items(positions, where, first_row, dropout, known_before) for where in used}
         return Batch(
-            items=self._item_kjt(items, present),
+            items=item_kjt(self.representations, items, present),
             context=self._context_kjt(items, rows, size),
             dense_BF=_padded(self._dense(rows), size),
             history_age_BT=_scattered(positions.history_ages(), in_history),
@@ -122,11 +123,6 @@ class BatchBuilder:
         ids = positions.ids(where) if any(r.kind == "random_hash" for r in used) else None
         return ItemColumns(ids, codes, dense_rows, own_rows)
 
-    def _item_kjt(self, items: dict[Where, ItemColumns], present: NDArray[np.bool_]) -> KeyedJaggedTensor | None:
-        in_history = present.copy()
-        in_history[:, 0] = False
-        return _kjt([_bags(r, items[r.where], (present if r.target else in_history).ravel()) for r in self.representations if r.history])
-
     def _context_kjt(self, items: dict[Where, ItemColumns], rows: pa.Table, size: int) -> KeyedJaggedTensor | None:
         real = np.arange(size) < rows.num_rows
         bags = [_bags(r, items[r.where], real) for r in self.representations if not r.history]
@@ -149,6 +145,21 @@ class BatchBuilder:
         if self.shared_source is None:
             return None
         return _scattered(positions.shared_depths(self.shared_source, self.sources[self.shared_source]), in_history)
+
+
+def item_kjt(
+    representations: Sequence[Representation], items: Mapping[Where, ItemColumns], present: NDArray[np.bool_]
+) -> KeyedJaggedTensor | None:
+    """`Batch.items`: a key per representation of history items, a bag per position.
+
+    Args:
+        representations: the item tables; those of the target alone are no part of it.
+        items: by the positions that a representation is used at, the items there, in bag order.
+        present: bool [B, 1 + T], which bags have an item.
+    """
+    in_history = present.copy()
+    in_history[:, 0] = False
+    return _kjt([_bags(r, items[r.where], (present if r.target else in_history).ravel()) for r in representations if r.history])
 
 
 class Bags(NamedTuple):

@@ -35,7 +35,7 @@ class Positions:
     def __init__(self, rows: pa.Table, history_length: int) -> None:
         """Read the lengths of the histories."""
         self.rows, self.history_length = rows, history_length
-        self._full = list_lengths(rows, "history_timestamps")
+        self._full = list_lengths(rows, "history_item_ids" if "history_item_ids" in rows.column_names else "history_timestamps")
         self.lengths = np.minimum(self._full, history_length)
 
     def present(self, size: int) -> NDArray[np.bool_]:

@@ -99,10 +99,8 @@ class Representation:
         assert self.source is not None
         assert self.parameterization is not None
         codes = items.codes[self.source]
-        unknown = codes[:, 0] == UNKNOWN_CODE
-        if not unknown.any():
-            return self.parameterization.keys(codes, self.rows)
-        keys = self.parameterization.keys(np.where(unknown[:, None], np.uint16(0), codes), self.rows)
+        keys = self.parameterization.keys(codes, self.rows)
+        unknown = np.flatnonzero(codes[:, 0] == UNKNOWN_CODE)
         keys[unknown] = [self.rows, *[-1 if self.keys_vary else self.rows] * (self.keys_per_item - 1)]
         return keys
 

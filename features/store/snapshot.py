@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from features.errors import InputError
 from features.semantic_id import CODE_DTYPE, UNKNOWN_CODE, SidContract
+from features.store.search import find, gather
 from features.store.snapshot_files import (
     DIRECTORY,
     IDS,
@@ -115,13 +116,13 @@ class Snapshot:
         stored = [self.codes[self._source(source)] for source in sources]
         ids = np.ascontiguousarray(ids, np.int64)
         codes = [np.empty((len(ids), each.shape[1]), CODE_DTYPE) for each in stored]
+        misses = [0] * len(stored)
         for start in range(0, len(ids), BLOCK):
-            position, missing = self._find(ids[start : start + BLOCK])
-            for of_source, answer in zip(stored, codes, strict=True):
-                block = answer[start : start + BLOCK]
-                np.take(of_source, position, axis=0, out=block, mode="clip")
-                block[missing] = UNKNOWN_CODE
-        return [Lookup(each, int(np.count_nonzero(each[:, 0] == UNKNOWN_CODE))) for each in codes]
+            asked = ids[start : start + BLOCK]
+            position = find(self.ids, self.directory, asked, bucket_of(asked, len(self.directory) - 1))
+            for index, (of_source, answer) in enumerate(zip(stored, codes, strict=True)):
+                misses[index] += gather(of_source, position, answer[start : start + BLOCK])
+        return [Lookup(*each) for each in zip(codes, misses, strict=True)]
 
     def get(self, item_id: int, source: str | None = None) -> tuple[int, ...] | None:
         """Codes of one item, or None for a miss: a point read on plain integers, where NumPy's calls would cost more than the work."""
@@ -157,24 +158,6 @@ class Snapshot:
         """Everything in stored order, `size` items at a time: ids and, by source, codes (UNKNOWN_CODE where an item has none)."""
         for start in range(0, self.rows, size):
             yield self.ids[start : start + size], {source: codes[start : start + size] for source, codes in self.codes.items()}
-
-    def _find(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Positions of one block of ids, and the indices of those that are not there (whose positions mean nothing)."""
-        bucket = bucket_of(ids, len(self.directory) - 1)
-        position = self.directory.take(bucket).astype(np.int64)
-        bucket += 1
-        end = self.directory.take(bucket).astype(np.int64)
-        missing = [np.empty(0, np.int64)]
-        # An empty bucket's first candidate lies in a later one, or past the end, and is another id in any case.
-        unfound = np.flatnonzero(self.ids.take(position, mode="clip") != ids)
-        while len(unfound):
-            following = position[unfound] + 1
-            inside = following < end[unfound]
-            missing.append(unfound[~inside])
-            unfound, following = unfound[inside], following[inside]
-            position[unfound] = following
-            unfound = unfound[self.ids.take(following) != ids[unfound]]
-        return position, np.concatenate(missing)
 
     def _source(self, source: str | None) -> str:
         if source is None and len(self.contracts) == 1:
