@@ -15,7 +15,7 @@ from features.files import write_durably
 from pipeline import recipe as recipes
 from pipeline.config import settings_help
 from pipeline.preemption import RESUME_ME, Preempted, hold_back_sigterm
-from pipeline.stage import STAGES, is_current, mark_current, mark_outdated
+from pipeline.stage import STAGES, bring_up_to_date
 
 USER_ERROR = 2
 PREEMPTIBLE = ("train", "evaluate")  # these heed SIGTERM between two steps
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
             return _call("pipeline.doctor", "run")
         if options.command == "demo":
             return _call("pipeline.demo", "run", options)
+        if options.command == "reproduce":
+            return _call("pipeline.reproduce.command", "run", options)
         if options.command == "follow":
             return _call("pipeline.follow", "run", options)
         if options.command == "quantize" and _inspects(options):
@@ -60,16 +62,7 @@ def _run_stage(options: argparse.Namespace) -> int:
     config = recipes.load(options.recipe, options.set)
     if chosen.name in PREEMPTIBLE:
         hold_back_sigterm()
-    rank = int(os.environ.get("RANK", "0"))
-    if is_current(chosen, config) and not options.force:
-        if rank == 0:
-            print(f"{chosen.name}: up to date", flush=True)
-        return 0
-    if rank == 0:
-        mark_outdated(chosen, config)
-    _call(f"pipeline.{chosen.name}", "run", config)
-    if rank == 0:
-        mark_current(chosen, config)
+    bring_up_to_date(chosen, config, force=options.force)
     return 0
 
 
@@ -119,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--data", default="simulated", choices=["simulated", "ifdb", "online_retail", "movielens", "mind"], help="which log")
     demo.add_argument("--data-dir", help="folder of the raw files, or its parent; not needed for the simulated world")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
+    _add_reproduce(commands)
     summary = "whether torch, fbgemm, torchrec and torchx fit together here, and how to mend what does not"
     commands.add_parser("doctor", help=summary, description=summary, epilog="example: semid doctor")
     return parser
@@ -142,6 +136,22 @@ def _add_follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     follow.add_argument("--rows-per-part", type=int, default=ROWS_PER_FILE, help=rows_help)
     follow.add_argument("--max-seconds", type=float, default=60.0, help="how long rows are gathered at most, by default %(default)s")
     follow.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. enrich.also=[context]")
+
+
+def _add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The tables and figures of the papers."""
+    summary = "every table and figure of the papers on one log: reproduction.html and reproduction.json"
+    example = "example: semid reproduce --data ifdb --data-dir ~/logs"
+    reproduce = commands.add_parser("reproduce", help=summary, description=summary, epilog=example)
+    reproduce.add_argument("--data", default="simulated", help=f"which log: {RECIPE_HELP}; by default %(default)s")
+    reproduce.add_argument("--data-dir", help="folder of the raw files, or its parent; not needed for the simulated world")
+    reproduce.add_argument("--size", default="small", choices=["small", "full"], help="how much is trained, by default %(default)s")
+    reproduce.add_argument("--rows", type=int, help="impressions of the log, instead of the size's; of a real log the latest ones")
+    reproduce.add_argument("--seeds", type=int, help="trainings of each variant, instead of the size's")
+    reproduce.add_argument("--only", metavar="NAMES", help="findings to reproduce, e.g. table_2,table_3a; all by default")
+    reproduce.add_argument("--processes", type=int, help="trainings at a time, one per core by default")
+    reproduce.add_argument("--out", metavar="DIR", help="folder of all that is written, by default runs/reproduction/DATA")
+    reproduce.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
 
 
 def _add_inspection(quantize: argparse.ArgumentParser) -> None:

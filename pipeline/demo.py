@@ -3,11 +3,9 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from torchx.specs import AppDef
 
-from features.errors import InputError
 from launch import components
 from launch.chain import Chain, StageFailed
 from pipeline import recipe as recipes
@@ -29,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         InputError: for a wrong recipe, override or folder.
     """
-    overrides = [*_raw_override(options.data, options.data_dir), *options.set]
+    overrides = [*recipes.raw_files(options.data, options.data_dir), *options.set]
     config = recipes.load(options.data, overrides)
     try:
         seconds = _run_stages(config, options.data, overrides)
@@ -40,22 +38,6 @@ def run(options: argparse.Namespace) -> int:
     print_results(json.loads((config.path("evaluate") / "results.json").read_text()))
     print(f"\nreport: {config.path('report') / 'report.html'}", flush=True)
     return 0
-
-
-def _raw_override(data: str, data_dir: str | None) -> list[str]:
-    """The override that tells where the raw files lie."""
-    if data == "simulated":
-        if data_dir is not None:
-            raise InputError("--data-dir: the simulated world has no raw files")
-        return []
-    if data_dir is None:
-        raise InputError(f"--data-dir is missing: the folder of the raw files of {data}, or its parent")
-    folder = Path(data_dir).expanduser().resolve()
-    if (folder / data).is_dir():
-        folder /= data
-    if not folder.is_dir():
-        raise InputError(f"--data-dir {data_dir}: no such folder")
-    return [f"ingest.raw={json.dumps(str(folder))}"]
 
 
 def _run_stages(config: RunConfig, recipe: str, overrides: list[str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Paired comparison of two variants on the same rows: change of NE with a 95% interval over seeds and users."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,15 +48,31 @@ class UserBootstrap:
         if not (below > 0).all():  # so few users that a draw can miss them all
             return Gain(100 * float(seed_gain_S.mean()), np.nan, np.nan)
         resampled = (self._weights @ variant_SU.T / below - 1).mean(1)
-        seeds = len(seed_gain_S)
-        of_users = float(resampled.var(ddof=1))
-        of_seeds = float(seed_gain_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
-        variance = of_users + of_seeds
-        users = int(np.count_nonzero(baseline_SU[0]))
-        freedom = variance**2 / (of_users**2 / max(users - 1, 1) + of_seeds**2 / max(seeds - 1, 1)) if variance else 1.0
-        half = float(student_t.ppf(0.975, freedom)) * np.sqrt(variance)
-        mean = float(seed_gain_S.mean())
-        return Gain(100 * mean, 100 * (mean - half), 100 * (mean + half))
+        return _interval(100 * seed_gain_S, 100 * resampled, int(np.count_nonzero(baseline_SU[0])))
+
+    def estimate(self, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Gain:
+        """Any figure with its interval: the variance over resampled users and that over seeds add up, as in `gain`.
+
+        Args:
+            statistic: takes a weight per row, float64 [N], and gives the figure of each seed, float64 [S]; called once for each draw, and
+                once with weights of 1.
+        """
+        seeds_S = statistic(np.ones(len(self._user)))
+        resampled = np.array([statistic(weights[self._user]).mean() for weights in self._weights])
+        return _interval(seeds_S, resampled, self._users)
 
     def _per_user(self, losses_SN: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.stack([np.bincount(self._user[chosen], losses[chosen], self._users) for losses in losses_SN])
+
+
+def _interval(seeds_S: NDArray[np.float64], resampled_D: NDArray[np.float64], users: int) -> Gain:
+    """The mean over seeds, and Student's t with Satterthwaite's degrees of freedom around it; no interval where a draw has no figure."""
+    mean, seeds = float(seeds_S.mean()), len(seeds_S)
+    if not np.isfinite(resampled_D).all():
+        return Gain(mean, np.nan, np.nan)
+    of_users = float(resampled_D.var(ddof=1))
+    of_seeds = float(seeds_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    variance = of_users + of_seeds
+    freedom = variance**2 / (of_users**2 / max(users - 1, 1) + of_seeds**2 / max(seeds - 1, 1)) if variance else 1.0
+    half = float(student_t.ppf(0.975, freedom)) * np.sqrt(variance)
+    return Gain(mean, mean - half, mean + half)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from multiprocessing import resource_tracker
 from typing import Any
@@ -26,6 +26,9 @@ from features.store.broadcast import open_version
 from features.store.snapshot import Snapshot
 from pipeline.config import RunConfig
 from pipeline.representations import ItemTables, source_of
+
+# Takes rows with codes and the number of the first of them in the log, and gives as many others.
+Change = Callable[[pa.Table, int], pa.Table]
 
 
 class BatchSource:
@@ -116,7 +119,9 @@ class BatchSource:
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
         return pa.Table.from_batches([enrich(batch, self.store, Additions(tuple(self.contracts))).batch])
 
-    def batches(self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, plan: BatchPlan, first_step: int, *, training: bool, known_before: int | None = None, change: Change | None = None
+    ) -> Iterator[Batch]:
         """This rank's batches from `first_step` to the plan's end, in order.
 
         Args:
@@ -124,8 +129,9 @@ class BatchSource:
             first_step: the first step to load.
             training: apply id dropout.
             known_before: row before which an item's first impression must lie for an individual row; each step's own first row by default.
+            change: what the rows are replaced by, to ask what the model makes of other ones.
         """
-        steps = _Steps(self, plan, training, known_before)
+        steps = _Steps(self, plan, training, known_before, change)
         workers = self.config.train.workers
         loader = DataLoader(
             steps,
@@ -176,14 +182,15 @@ def _leave_process_group(worker: int) -> None:
 
 
 class _Steps(TorchDataset[Batch]):
-    def __init__(self, source: BatchSource, plan: BatchPlan, training: bool, known_before: int | None) -> None:
-        self.source, self.plan, self.training, self.known_before = source, plan, training, known_before
+    def __init__(self, source: BatchSource, plan: BatchPlan, training: bool, known_before: int | None, change: Change | None) -> None:
+        self.source, self.plan, self.training, self.known_before, self.change = source, plan, training, known_before, change
 
     def __getitem__(self, step: int) -> Batch:
         first, stop = self.plan.rank_rows(step)
         step_rows = self.plan.step_rows(step)
+        rows = self.source.rows(first, stop)
         return self.source.builder.build(
-            self.source.rows(first, stop),
+            rows if self.change is None else self.change(rows, first),
             first_row=first,
             size=self.plan.local_batch,
             step_rows=step_rows,

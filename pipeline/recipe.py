@@ -1,6 +1,7 @@
 """Reads a recipe: YAML that may extend another, plus --set overrides; every mistake is one line that names the key."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -11,6 +12,7 @@ from features.errors import InputError
 from models.config import Strict
 from pipeline.config import RunConfig
 
+SIMULATED = "simulated"
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -37,6 +39,30 @@ def load(recipe: str, overrides: list[str] | None = None) -> RunConfig:
     for name, changes in config.evaluate.variants.items():  # now, since stage evaluate comes hours later
         with_overrides(config, changes, f"{recipe}: evaluate.variants.{name}")
     return config
+
+
+def raw_files(recipe: str, data_dir: str | None) -> list[str]:
+    """The override that tells where the raw files lie.
+
+    Args:
+        recipe: a name in pipeline/recipes.
+        data_dir: folder of the raw files, or its parent.
+
+    Raises:
+        InputError: where there is no such folder, or the simulated world is given one, or a real log none.
+    """
+    if recipe == SIMULATED:
+        if data_dir is not None:
+            raise InputError("--data-dir: the simulated world has no raw files")
+        return []
+    if data_dir is None:
+        raise InputError(f"--data-dir is missing: the folder of the raw files of {recipe}, or its parent")
+    folder = Path(data_dir).expanduser().resolve()
+    if (folder / recipe).is_dir():
+        folder /= recipe
+    if not folder.is_dir():
+        raise InputError(f"--data-dir {data_dir}: no such folder")
+    return [f"ingest.raw={json.dumps(str(folder))}"]
 
 
 def with_overrides(config: RunConfig, overrides: dict[str, Any], where: str | None = None) -> RunConfig:

@@ -1,7 +1,9 @@
 """What all stages share: the list of stages, and the stamp that lets a second run skip one whose inputs have not changed."""
 
 import hashlib
+import importlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +94,20 @@ def is_current(stage: Stage, config: RunConfig) -> bool:
         return _stamp_file(stage, config).read().to_pybytes().decode() == _stamp(stage, config)
     except FileNotFoundError:  # never finished, or another rank is just about to run it again
         return False
+
+
+def bring_up_to_date(stage: Stage, config: RunConfig, *, force: bool = False) -> None:
+    """Run a stage unless its outputs are current; on several ranks a call of all."""
+    first = os.environ.get("RANK", "0") == "0"
+    if is_current(stage, config) and not force:
+        if first:
+            print(f"{stage.name}: up to date", flush=True)
+        return
+    if first:
+        mark_outdated(stage, config)
+    importlib.import_module(f"pipeline.{stage.name}").run(config)
+    if first:
+        mark_current(stage, config)
 
 
 def mark_outdated(stage: Stage, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from models.sharding import initialise_optimizer
 from models.train_pipeline import train_pipeline
 from pipeline import checkpoint, preemption
 from pipeline.config import RunConfig
-from pipeline.loader import BatchSource
+from pipeline.loader import BatchSource, Change
 from pipeline.metrics import StreamMetrics
 from pipeline.model import identity, sharded_ranker
 from pipeline.progress import progress_bar
@@ -126,20 +126,26 @@ class Trainer:
                     self.save()
         self._saver.wait()
 
-    def score(self, start: int, stop: int) -> NDArray[np.float32]:
+    def score(self, start: int, stop: int, *, change: Change | None = None, trained_on: bool = False) -> NDArray[np.float32]:
         """Logits [rows, K] of rows [start, stop) by the model as it is, on every rank; items first impressed after `start` are unknown.
 
+        Args:
+            start: number of the first row.
+            stop: past the last one.
+            change: other rows in the place of those of the log.
+            trained_on: the rows are those that it was trained on last, and items first impressed before the end of training are known.
+
         Raises:
-            InputError: if it has been trained on rows from `start` on.
+            InputError: if it has been trained on rows from `start` on, unless `trained_on` says so.
             Preempted: as `train` does.
         """
         seen = min(self.step * self.config.train.global_batch, self.rows)
-        if seen > start:
+        if seen > start and not trained_on:
             raise InputError(f"{self.folder}: has been trained on rows up to {seen}, and cannot score those from {start} on as unseen ones")
-        plan = self._plan(start, stop)
+        plan, known_before = self._plan(start, stop), seen if trained_on else start
         self.model.module.eval()
         self._pipeline.reset()
-        batches, logits = self.source.batches(plan, 0, training=False, known_before=start), []
+        batches, logits = self.source.batches(plan, 0, training=False, known_before=known_before, change=change), []
         with torch.no_grad():
             for step in range(plan.steps):
                 if step % ASKED_EVERY == 0 and self._told_to_stop():
