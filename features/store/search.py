@@ -1,5 +1,6 @@
 """Compiled search in a snapshot: the positions of ids, and the codes that stand there."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ AT_ONCE = 512  # ids worked on between two steps: what is known of them stays in
 PROBES = 4  # candidates compared whatever the first ones are: a branch that cannot be foreseen costs more than a comparison
 
 
-@njit(cache=True, nogil=True)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile on the first call, and keep that for other processes; in each anew, a second's work, where no folder can be written."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # read-only code and no home
+        return njit(nogil=True)(function)
+
+
+@compiled
 def find(
     ids: npt.NDArray[np.int64], directory: npt.NDArray[Any], asked: npt.NDArray[np.int64], bucket: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
@@ -49,7 +58,7 @@ def find(
     return position
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather(codes: npt.NDArray[np.uint16], position: npt.NDArray[np.int64], answer: npt.NDArray[np.uint16]) -> int:
     """Codes at positions.
 
