@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.quantizers.codebook import Codebook
-from models.quantizers.codebook_report import COLLISION_EDGES, CodebookReport
+from models.quantizers.codebook_report import CodebookReport
+from models.quantizers.collisions import bin_names
 from pipeline.report import number
 
 
@@ -38,14 +39,6 @@ def as_text(found: Inspection) -> list[str]:
         *_neighbours(found.report),
         *_examples(found),
     ]
-
-
-def bin_names() -> list[str]:
-    """The collision histogram's bins in words: 1, 2, 3, 4-10, >10."""
-    names = []
-    for first, following in zip(COLLISION_EDGES, (*COLLISION_EDGES[1:], None), strict=True):
-        names.append(f">{first - 1}" if following is None else f"{first}" if following == first + 1 else f"{first}-{following - 1}")
-    return names
 
 
 def _head(found: Inspection) -> list[str]:

@@ -15,12 +15,12 @@ from features.errors import InputError
 from features.files import write_durably
 from models.quantizers.codebook import DESCRIPTION, Codebook, load
 from models.quantizers.codebook_report import inspect
+from models.quantizers.collisions import bin_names
 from pipeline import plots
-from pipeline.codebook_text import Inspection, as_text, bin_names
+from pipeline.codebook_text import Inspection, as_text
+from pipeline.item_names import item_names, name_columns
 from pipeline.report import environment
 from pipeline.vectors import ContentVectors
-
-SHOWN_CHARACTERS = 110  # of an item's text in the examples
 
 
 def run(options: argparse.Namespace) -> None:
@@ -115,15 +115,9 @@ def _item_names(dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
     folder = dataset.path.parents[1] / "items"
     if folder.is_dir():
         items = open_dataset(folder)
-        columns = [name for name in ("title", "text") if name in items.schema.names]
+        columns = name_columns(items.schema)
         for group in iter_row_groups(items, ["item_id", *columns]) if columns else ():
             wanted = group.filter(pc.is_in(group.column("item_id"), pa.array(ids)))
-            texts = pc.coalesce(*(wanted.column(name) for name in columns), "").to_pylist()
-            for item, text in zip(wanted.column("item_id").to_pylist(), texts, strict=True):
-                names[item] = _one_line(text) or names[item]
+            for item, name in zip(wanted.column("item_id").to_pylist(), item_names(wanted).to_pylist(), strict=True):
+                names[item] = name or names[item]
     return [names[int(item)] for item in ids]
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"

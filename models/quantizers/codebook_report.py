@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.quantizers.codebook_quality import CodebookQuality, collapsed, measure
+from models.quantizers.collisions import Collisions, collisions
 from models.quantizers.config import QuantizerConfig
 from models.quantizers.neighbours import NeighbourAgreement, neighbour_agreement, prefix_groups
 from models.quantizers.quantizer import Quantizer
 from models.quantizers.vectors import Vectors, as_vectors, sampled_rows
 
-COLLISION_EDGES = (1, 2, 3, 4, 11)  # Semantic IDs of 1, 2, 3, 4 to 10 and more items
 NEIGHBOUR_ITEMS, NEIGHBOUR_QUERIES, NEAREST = 50_000, 2_000, 10
 EXAMPLES, EXAMPLE_ITEMS = 2, 5  # large and middling prefixes per length, and items of each
 MIN_UNIQUE = 0.5  # below this share of unique ids we call it a fault
@@ -42,23 +42,6 @@ class LevelUse:
     entropy_share: float
     largest: int
     largest_share: float
-
-
-@dataclass(frozen=True)
-class Collisions:
-    """Semantic IDs by the number of items that share them: of 1, 2, 3, 4 to 10 and more items.
-
-    Attributes:
-        ids: Semantic IDs per bin.
-        items: items per bin.
-        largest: items that share the commonest Semantic ID.
-        unique_share: share of the items whose Semantic ID no other item has.
-    """
-
-    ids: tuple[int, ...]
-    items: tuple[int, ...]
-    largest: int
-    unique_share: float
 
 
 @dataclass(frozen=True)
@@ -131,17 +114,6 @@ def inspect(model: Quantizer, content: Tensor | Vectors) -> CodebookReport:
         examples=_examples(codes_NL, groups, config.seed),
         problems=_problems(levels, found, quality, config),
     )
-
-
-def collisions(sizes_G: Int64) -> Collisions:
-    """How many Semantic IDs are shared by how many items.
-
-    Args:
-        sizes_G: int64, items of each Semantic ID that some item has.
-    """
-    bins_G = np.searchsorted(COLLISION_EDGES, sizes_G, side="right") - 1
-    ids, items = (np.bincount(bins_G, weights, len(COLLISION_EDGES)).astype(np.int64) for weights in (None, sizes_G))
-    return Collisions(tuple(ids.tolist()), tuple(items.tolist()), int(sizes_G.max()), float(ids[0] / sizes_G.sum()))
 
 
 def _level_use(codes_N: Int64, codebook_size: int) -> LevelUse:

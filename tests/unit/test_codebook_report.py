@@ -16,7 +16,8 @@ from features.dataset import DatasetWriter, open_dataset
 from features.errors import InputError
 from features.schema import ITEMS
 from models.quantizers.codebook import ContentOrigin, measure, save
-from models.quantizers.codebook_report import CodebookReport, collisions, inspect
+from models.quantizers.codebook_report import CodebookReport, inspect
+from models.quantizers.collisions import collisions
 from models.quantizers.config import QuantizerConfig
 from models.quantizers.fitting import fit
 from models.quantizers.kinds import build
