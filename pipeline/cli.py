@@ -1,4 +1,4 @@
-"""The command `semid`: one subcommand per stage, plus follow, demo and doctor; user errors end with one line and exit code 2."""
+"""The command `semid`: one subcommand per stage, plus follow, explore, demo and doctor; user errors end with one line and exit code 2."""
 
 import argparse
 import importlib
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
             return _call("pipeline.reproduce.command", "run", options)
         if options.command == "follow":
             return _call("pipeline.follow", "run", options)
+        if options.command == "explore":
+            return _call("pipeline.explore", "run", options)
         if options.command == "quantize" and _inspects(options):
             return _call("pipeline.inspect_codebook", "run", options)
         return _run_stage(options)
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.global_batch=2048")
         sub.add_argument("--force", action="store_true", help="run even if nothing has changed")
     _add_follow(commands)
+    _add_explore(commands)
     summary = "the whole chain through TorchX, on the simulated world or a real log"
     demo = commands.add_parser("demo", help=summary, description=summary, epilog="example: semid demo --data ifdb --data-dir ~/logs")
     demo.add_argument("--data", default="simulated", choices=["simulated", "ifdb", "online_retail", "movielens", "mind"], help="which log")
@@ -152,6 +155,25 @@ def _add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     reproduce.add_argument("--processes", type=int, help="trainings at a time, one per core by default")
     reproduce.add_argument("--out", metavar="DIR", help="folder of all that is written, by default runs/reproduction/DATA")
     reproduce.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the recipe")
+
+
+def _add_explore(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """One HTML page of a store's Semantic IDs."""
+    summary = "one HTML page of a store's Semantic IDs: walk down the prefixes, search items, see their codes, mates and table rows"
+    example = "examples: semid explore runs/simulated --rows 3300\n          semid explore STORE --items items.parquet --out explorer.html"
+    explore = commands.add_parser(
+        "explore", help=summary, description=summary, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    explore.add_argument("place", metavar="STORE", help="folder of an entity store; or of a run, which has all of the following but --rows")
+    explore.add_argument("--source", metavar="NAME", help="whose Semantic IDs, where the store has several sources")
+    explore.add_argument("--items", metavar="PLACE", help="Parquet file or data set with item_id, and title or text")
+    explore.add_argument("--impressions", metavar="PLACE", help="Parquet file or data set with item_id and label_click: click rates")
+    explore.add_argument("--content", metavar="PLACE", help="Parquet file or data set with item_id and vector: content cosines")
+    explore.add_argument("--rows", type=int, help="rows of the table that is shown, model.rows of a recipe; without, one for every prefix")
+    explore.add_argument("--depth", type=int, help="prefixes that have rows, n of prefix_ngram; as in a recipe, by default 3")
+    mapping_help = "how they fit into fewer rows; as in a recipe, by default exact_coarse"
+    explore.add_argument("--mapping", choices=["exact_coarse", "nested", "modulo"], help=mapping_help)
+    explore.add_argument("--out", metavar="FILE", help="the HTML file, by default explorer_SOURCE.html beside the store")
 
 
 def _add_inspection(quantize: argparse.ArgumentParser) -> None:

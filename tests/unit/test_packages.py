@@ -52,8 +52,10 @@ def test_the_refusal_works() -> None:
     assert "torch must not be needed" in import_refusing("torch", ["features.kjt"]).stderr
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    result = import_refusing("torch,torchrec,fbgemm_gpu", ["pipeline.cli", "pipeline.demo", "pipeline.doctor", "pipeline.config"])
+def test_the_command_line_starts_and_explores_without_torch() -> None:
+    result = import_refusing(
+        "torch,torchrec,fbgemm_gpu", ["pipeline.cli", "pipeline.demo", "pipeline.doctor", "pipeline.config", "pipeline.explore"]
+    )
     assert result.returncode == 0, result.stderr
 
 
