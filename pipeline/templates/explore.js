@@ -133,9 +133,9 @@ function mates(item, nodes) {
   for (const [place, each] of [...nodes.entries()].reverse()) {
     const inner = nodes[place + 1] ?? { begin: item, end: item + 1 };
     const items = mostShown([...stretch(each.begin, inner.begin), ...stretch(inner.end, each.end)]);
-    const deeper = each.length < meta.levels ? ", and no more" : "";
     const others = items.length ? counted(items.length, "other item") : "No other item";
-    const text = `${others} ${items.length > 1 ? "share" : "shares"} ${prefixName(each)} with it${deeper}`;
+    const what = each.length < meta.levels ? `only ${prefixName(each)}` : prefixName(each);
+    const text = `${others} ${items.length > 1 ? "share" : "shares"} ${what} with it`;
     parts.push(make("h3", {}, text), ...(items.length ? itemList(items) : []));
   }
   return parts;

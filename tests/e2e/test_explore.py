@@ -20,6 +20,7 @@ from tests.toy_items import EVIL, ToyItems, write_toy_items
 from tests.toy_log import CONTRACT
 
 CHROMIUM = shutil.which("chromium")
+expect.set_options(timeout=60_000)  # ms; a machine may be busy
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 ROWS = 97
