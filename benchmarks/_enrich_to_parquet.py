@@ -9,6 +9,7 @@ from _enrich_data import ADDITIONS
 from features.dataset import ROWS_PER_GROUP, DatasetWriter, iter_row_groups, open_dataset, read_table
 from features.engines.job import EnrichJob, run
 from features.engines.local import run_parts
+from features.location import Location
 from features.schema import IMPRESSIONS
 from features.store.broadcast import StoreVersion
 
@@ -24,7 +25,7 @@ class ToParquet:
     def write(self, output: Path, processes: int) -> None:
         """Run the job from its beginning."""
         shutil.rmtree(output, ignore_errors=True)
-        run(EnrichJob(self.dataset.location.uri, str(output), self.store, ADDITIONS), run_parts, processes)
+        run(EnrichJob(self.dataset, Location.of(output), self.store, ADDITIONS), run_parts, processes)
 
     def hold(self, enriched: Path) -> int:
         """Keep the job's output in memory for `encode`; the bytes of columns that the job reads and makes."""

@@ -15,22 +15,14 @@ import pyarrow.parquet as pq
 from features.errors import InputError
 from features.files import sha256_file
 from features.location import Location
+from features.parquet_append import copy_pages
+from features.part_file import DataFile, PartFile, parquet_writer
 
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 1 << 20
 ROWS_PER_GROUP = 8192
 _UNNAMED = ("part-*", "progress-*", ".*.tmp")  # parts, what a job told of them, and what a killed writer left behind
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last where damage leaves a column's name that is not UTF-8
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One part file as the manifest has it."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -70,12 +62,27 @@ class Dataset:
             InputError: naming the file, and the first row group that cannot be read, if it is damaged; or if its columns are not the data
                 set's.
         """
-        where, source = self.part(index), self._checked(index)
-        file = open_parquet(where, source)
-        if not file.schema_arrow.equals(self.schema):
-            self._checked(0)  # whose footer told the data set's columns, and may be what is damaged
-            raise InputError(f"{where}: its columns differ from those of {self.files[0].name}")
-        return file
+        return self._opened(index, self._checked(index))
+
+    def copy_part(self, index: int, copy: PartFile) -> tuple[pq.ParquetFile, bytes]:
+        """Copy one part file up to its footer, and open it, after the sha256 of what was read was compared with the manifest's.
+
+        Returns: the file, and the bytes that the copy lacks.
+
+        Raises:
+            InputError: as `open_part` does.
+        """
+        where, source = self.part(index), None
+        if where.local is not None:
+            with where.local.open("rb") as file:
+                end = copy_pages(file, copy)
+        else:  # fetched once, as a whole
+            source = where.read()
+            end = copy_pages(pa.BufferReader(source), copy)
+        whole = copy.sha256.copy()
+        whole.update(end)
+        self._require_sha256(index, whole.hexdigest(), source)
+        return self._opened(index, source), end
 
     def row_groups(self, index: int) -> list[int]:
         """Rows of each row group of one part file, by its footer; the number of all is the manifest's, whatever happened to the file.
@@ -97,9 +104,20 @@ class Dataset:
         else:  # fetched once, as a whole
             source = where.read()
             digest = hashlib.sha256(source).hexdigest()
-        if digest != self.files[index].sha256:
-            raise InputError(f"{where}: sha256 differs from {MANIFEST}; {_damage(where, source)}")
+        self._require_sha256(index, digest, source)
         return source
+
+    def _require_sha256(self, index: int, digest: str, source: pa.Buffer | None) -> None:
+        if digest != self.files[index].sha256:
+            raise InputError(f"{self.part(index)}: sha256 differs from {MANIFEST}; {_damage(self.part(index), source)}")
+
+    def _opened(self, index: int, source: pa.Buffer | None) -> pq.ParquetFile:
+        where = self.part(index)
+        file = open_parquet(where, source)
+        if not file.schema_arrow.equals(self.schema):
+            self._checked(0)  # whose footer told the data set's columns, and may be what is damaged
+            raise InputError(f"{where}: its columns differ from those of {self.files[0].name}")
+        return file
 
 
 def open_parquet(where: Path | Location, source: pa.Buffer | None = None) -> pq.ParquetFile:
@@ -192,16 +210,12 @@ def read_table(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Tab
 
 
 class PartWriter:
-    """Writes one part file, whole or not at all; it counts once a manifest names it.
-
-    Its name has its number and the beginning of its sha256, so that it never takes the place of another part that a manifest names.
-    """
+    """Writes rows to one part file, whole or not at all; it counts once a manifest names it."""
 
     def __init__(self, folder: Location, index: int, schema: pa.Schema, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
         self.schema, self.rows = schema, 0
-        self._folder, self._name, self._rows_per_group = folder, f"part-{index:05d}", rows_per_group
-        self._scratch = (folder / self._name).scratch()
-        self._writer = pq.ParquetWriter(self._scratch, schema, compression="zstd", write_page_checksum=True)
+        self._file, self._rows_per_group = PartFile(folder, index), rows_per_group
+        self._writer = parquet_writer(self._file, schema)
         self._buffer, self._buffered = [schema.empty_table()], 0
 
     def write(self, table: pa.Table) -> None:
@@ -217,15 +231,12 @@ class PartWriter:
         if self._buffered or not self.rows:  # a file without rows has an empty row group
             self._write_groups(self._buffered)
         self._writer.close()
-        digest, size = sha256_file(self._scratch), self._scratch.stat().st_size
-        name = f"{self._name}-{digest[:8]}.parquet"
-        (self._folder / name).put(self._scratch)
-        return DataFile(name, self.rows, size, digest)
+        return self._file.finish(self.rows)
 
     def discard(self) -> None:
         """Leave nothing behind."""
+        self._file.discard()
         self._writer.close()
-        self._scratch.unlink(missing_ok=True)
 
     def _write_groups(self, rows: int) -> None:
         table = pa.concat_tables(self._buffer)

@@ -61,6 +61,17 @@ class Additions:
         """All sources that are looked up, those of `sources` first."""
         return tuple(dict.fromkeys([*self.sources, *(r.source for r in self.representations if r.source is not None)]))
 
+    def columns_read(self, impressions: pa.Schema) -> list[str]:
+        """The columns that `enrich` looks at, in their order; it gives the same additions to rows that have no others.
+
+        Raises:
+            InputError: naming the column, if ids are missing or of another type.
+        """
+        require(impressions, IDS, "impressions")
+        context = columns_with_prefix(impressions, CONTEXT) if self.context_rows is not None else []
+        needed = {*IDS.names, *context, *self.dense}
+        return [name for name in impressions.names if name in needed]
+
 
 class Enriched(NamedTuple):
     """What `enrich` gives.

@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -49,8 +50,12 @@ class Location:
     def __str__(self) -> str:
         return _shown(self.uri)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its URI, so that another machine reaches it with credentials of its own."""
+        return Location.of, (self.uri,)
+
     def __truediv__(self, name: str) -> "Location":
-        place, mark, options = self.uri.partition("?")
+        place, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         return Location(self.filesystem, posixpath.join(self.path, name), posixpath.join(place, name) + mark + options)
 
     @property

@@ -33,7 +33,7 @@ def run(config: RunConfig) -> None:
     for source in config.embed.sources:
         store.open().contract(source)  # refused here, and not by the first worker
     additions = additions_of(config, impressions, store)
-    job = EnrichJob(impressions.location.uri, config.location("enriched").uri, store, additions)
+    job = EnrichJob(impressions, config.location("enriched"), store, additions)
     with progress_bar("enrich", len(impressions.files)) as advance:
         done = run_job(job, engine, config.enrich.processes or len(os.sched_getaffinity(0)), advance=advance)
     DenseIdMap.build(impressions, older_ids).save(config.path("dense_ids"))

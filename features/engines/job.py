@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from features.dataset import DataFile, Dataset, PartWriter, open_dataset, publish, row_groups_of
+from features.dataset import Dataset, publish, row_groups_of
 from features.engines.mapper import Enricher
 from features.enrich import Additions
 from features.location import Location
+from features.parquet_append import append_columns
+from features.part_file import DataFile, PartFile
 from features.store.broadcast import StoreVersion
 
 _CODE = sorted(Path(__file__).parents[1].glob("*.py"))  # what a part's bytes depend on
@@ -24,14 +27,14 @@ class EnrichJob:
     """What is to be done; names and numbers alone, so that it travels to the workers of any engine.
 
     Attributes:
-        impressions: the data set's folder, a local path or a URI.
-        output: the enriched data set's folder, likewise.
+        impressions: as one process opened them for all; what its manifest said then holds.
+        output: the enriched data set's folder.
         store: whose codes.
         additions: the columns to add.
     """
 
-    impressions: str
-    output: str
+    impressions: Dataset
+    output: Location
     store: StoreVersion
     additions: Additions
 
@@ -83,8 +86,8 @@ def run(job: EnrichJob, engine: Engine, processes: int, *, advance: Callable[[],
     Raises:
         InputError: if an input is missing or damaged, or the input's columns do not fit, from whichever worker.
     """
-    dataset, output = open_dataset(job.impressions), Location.of(job.output)
-    prefix = f"progress-{_identity(job, dataset)}-"
+    dataset, output = job.impressions, job.output
+    prefix = f"progress-{_identity(job)}-"
     parts = {part.index: part for part in _finished(output, prefix)}
     left = [index for index in range(len(dataset.files)) if index not in parts]
     for _ in parts:
@@ -102,20 +105,31 @@ def run(job: EnrichJob, engine: Engine, processes: int, *, advance: Callable[[],
 
 
 def run_part(job: EnrichJob, index: int) -> Part:
-    """Enrich one file of the input; called in a worker. Raises InputError naming file and row group where the input is damaged."""
-    dataset, enricher = open_dataset(job.impressions), Enricher(job.store, job.additions)
-    file, lookups, misses = dataset.open_part(index), 0, Counter[str]()
-    writer = PartWriter(Location.of(job.output), index, enricher.schema(dataset.schema).with_metadata(parquet_metadata(enricher)))
-    try:
-        for table in row_groups_of(file, dataset.part(index)):
-            for batch in table.to_batches():
-                enriched = enricher.enrich(batch)
-                writer.write(pa.Table.from_batches([enriched.batch]))
-                lookups += enriched.lookups
-                misses.update(enriched.misses)
-        return Part(index, writer.finish(), lookups, dict(misses))
-    finally:
-        writer.discard()
+    """Enrich one file of the input; called in a worker.
+
+    The file's own columns are copied as the bytes that they are. Only those that the additions come from are decoded.
+
+    Raises:
+        InputError: naming file and row group where the input is damaged, before any of it is decoded.
+    """
+    dataset, enricher, where = job.impressions, Enricher(job.store, job.additions), job.impressions.part(index)
+    schema, columns = enricher.schema(dataset.schema), job.additions.columns_read(dataset.schema)
+    added = schema.names[len(dataset.schema) :]
+    lookups, misses = 0, Counter[str]()
+
+    def additions(file: pq.ParquetFile) -> Iterator[pa.Table]:
+        nonlocal lookups
+        for table in row_groups_of(file, where, columns):
+            enriched = [enricher.enrich(batch) for batch in table.to_batches()]
+            lookups += sum(each.lookups for each in enriched)
+            for each in enriched:
+                misses.update(each.misses)
+            yield pa.Table.from_batches([each.batch for each in enriched], enricher.schema(table.schema)).select(added)
+
+    with PartFile(job.output, index) as part:
+        file, end = dataset.copy_part(index, part)
+        append_columns(part, end, schema.with_metadata(parquet_metadata(enricher)), additions(file), where)
+        return Part(index, part.finish(file.metadata.num_rows), lookups, dict(misses))
 
 
 def _finished(output: Location, prefix: str) -> Iterator[Part]:
@@ -126,8 +140,8 @@ def _finished(output: Location, prefix: str) -> Iterator[Part]:
                 yield part
 
 
-def _identity(job: EnrichJob, dataset: Dataset) -> str:
-    told = repr((dataset.fingerprint, job.store.fingerprint, job.additions, [path.read_bytes() for path in _CODE]))
+def _identity(job: EnrichJob) -> str:
+    told = repr((job.impressions.fingerprint, job.store.fingerprint, job.additions, [path.read_bytes() for path in _CODE]))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

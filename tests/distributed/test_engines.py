@@ -98,7 +98,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 def job_of(log: Path, output: str) -> EnrichJob:
-    return EnrichJob(str(log / "impressions"), str(log / output), StoreVersion.current(log / "store"), ADDITIONS)
+    return EnrichJob(open_dataset(log / "impressions"), Location.of(log / output), StoreVersion.current(log / "store"), ADDITIONS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,7 +107,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_same_bytes_at_any_parallelism(log: Path, expected: dict[str, bytes], engine: Engine, processes: int, tmp_path: Path) -> None:
-    job = replace(job_of(log, ""), output=str(tmp_path / "out"))
+    job = replace(job_of(log, ""), output=Location.of(tmp_path / "out"))
     done = []
     totals = run(job, engine, processes, advance=lambda: done.append(1))
     assert contents(tmp_path / "out") == expected
@@ -156,7 +156,7 @@ def dies_after(parts: int) -> Engine:
 
 def test_a_job_that_died_goes_on_where_it_stopped(log: Path, expected: dict[str, bytes], engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = replace(job_of(log, ""), output=str(out))
+    job = replace(job_of(log, ""), output=Location.of(out))
     with pytest.raises(Died):
         run(job, dies_after(4), 1)
     assert not (out / MANIFEST).exists()
@@ -177,7 +177,7 @@ def test_a_job_that_died_goes_on_where_it_stopped(log: Path, expected: dict[str,
 
 @pytest.mark.parametrize("change", ["store", "additions", "input", "part"])
 def test_parts_of_another_job_are_not_taken_over(log: Path, tmp_path: Path, change: str) -> None:
-    job = replace(job_of(log, ""), output=str(tmp_path / "out"))
+    job = replace(job_of(log, ""), output=Location.of(tmp_path / "out"))
     with pytest.raises(Died):
         run(job, dies_after(3), 1)
     if change == "store":
@@ -191,7 +191,7 @@ def test_parts_of_another_job_are_not_taken_over(log: Path, tmp_path: Path, chan
         whole = open_dataset(log / "impressions")
         with DatasetWriter(tmp_path / "in", whole.schema, {}, rows_per_file=100) as writer:
             writer.write(read_table(whole).slice(1))
-        job = replace(job, impressions=str(tmp_path / "in"))
+        job = replace(job, impressions=open_dataset(tmp_path / "in"))
     else:
         min((tmp_path / "out").glob("part-*")).unlink()
     asked: list[int] = []
@@ -202,7 +202,7 @@ def test_parts_of_another_job_are_not_taken_over(log: Path, tmp_path: Path, chan
 
     run(job, told, 1)
     assert len(asked) == (FILES - 2 if change == "part" else FILES)
-    fresh = replace(job, output=str(tmp_path / "fresh"))
+    fresh = replace(job, output=Location.of(tmp_path / "fresh"))
     run(fresh, local.run_parts, 1)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
@@ -211,7 +211,7 @@ def test_a_killed_job_leaves_the_old_data_set_and_goes_on(log: Path, expected: d
     out = tmp_path / "out"
     with DatasetWriter(out, pa.schema([("x", pa.int64())]), {}) as writer:
         writer.write(pa.table({"x": [1]}))
-    (tmp_path / "job").write_bytes(pickle.dumps(replace(job_of(log, ""), output=str(out))))
+    (tmp_path / "job").write_bytes(pickle.dumps(replace(job_of(log, ""), output=Location.of(out))))
     program = tmp_path / "program.py"
     program.write_text(
         "import pickle, sys; from features.engines import job, local\n"
@@ -237,7 +237,7 @@ def test_a_damaged_input_is_told_by_name_whoever_meets_it(log: Path, engine: Eng
     damaged = bytearray(path.read_bytes())
     damaged[1000] ^= 1
     path.write_bytes(damaged)
-    job = replace(job_of(log, ""), impressions=str(tmp_path / "in"), output=str(tmp_path / "out"))
+    job = replace(job_of(log, ""), impressions=open_dataset(tmp_path / "in"), output=Location.of(tmp_path / "out"))
     with pytest.raises(InputError, match=f"^{path}: sha256 differs"):
         run(job, engine, 2)
     assert not (tmp_path / "out" / MANIFEST).exists()
@@ -339,7 +339,7 @@ def test_the_stages_read_and_write_s3(log: Path, bucket: str, tmp_path: Path, mo
     arguments = ["enrich", "simulated", *(part for text in sets for part in ("--set", text))]
     assert cli.main(arguments) == 0
     enriched = open_dataset(locations["enriched"], verify=True)
-    run(replace(job_of(log, ""), output=str(tmp_path / "local"), additions=Additions(("text", "vector_image"))), local.run_parts, 1)
+    run(replace(job_of(log, ""), output=Location.of(tmp_path / "local"), additions=Additions(("text", "vector_image"))), local.run_parts, 1)
     assert read_table(enriched).equals(read_table(open_dataset(tmp_path / "local")))
     assert [file.sha256 for file in enriched.files] == [file.sha256 for file in open_dataset(tmp_path / "local").files]
     source = BatchSource(recipes.load("simulated", sets))

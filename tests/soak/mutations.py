@@ -31,6 +31,7 @@ from features.engines import job as jobs
 from features.engines.local import run_parts
 from features.enrich import Additions
 from features.errors import InputError
+from features.location import Location
 from features.reader import RowReader
 from features.representation import Representation
 from features.sources import canonical
@@ -172,7 +173,8 @@ def originals_of(workdir: Path) -> dict[str, list[Original]]:
 def enrich(workdir: Path, impressions: Path, output: Path) -> None:
     """The job on one process."""
     additions = Additions(("text",), (Representation("hashed", "random_hash", 97),))
-    jobs.run(jobs.EnrichJob(str(impressions), str(output), StoreVersion.current(workdir / "store"), additions), run_parts, 1)
+    store = StoreVersion.current(workdir / "store")
+    jobs.run(jobs.EnrichJob(open_dataset(impressions), Location.of(output), store, additions), run_parts, 1)
 
 
 def check(workdir: Path, originals: dict[str, list[Original]], seed: int) -> Iterator[str]:

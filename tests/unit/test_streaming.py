@@ -51,7 +51,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     impressions = open_dataset(workdir / "impressions")
     hashed = Representation("hashed", "random_hash", 97, hashes=2)
     additions = Additions(("text",), (hashed,), 50, measure(impressions, ["dense_past_count"]))
-    job = EnrichJob(str(workdir / "impressions"), str(workdir / "batch"), StoreVersion.current(workdir / "store"), additions)
+    job = EnrichJob(impressions, Location.of(workdir / "batch"), StoreVersion.current(workdir / "store"), additions)
     run(job, local.run_parts, 1)
     enriched = read_table(open_dataset(workdir / "batch"))
     return Log(workdir, Enricher(job.store, additions), read_table(impressions).combine_chunks(), enriched)
