@@ -148,7 +148,7 @@ def _append_row_groups(footer: Struct, further: Struct, moved: int) -> None:
 
 def _move(struct: Struct, offsets: tuple[int, ...], by: int) -> None:
     for field in offsets:
-        if field in struct and _get(struct, field, I64):  # older writers say 0 for none
+        if field in struct and _get(struct, field, I64):  # 0 stands for none: without rows there is no data page
             struct[field] = I64, _get(struct, field, I64) + by
 
 

@@ -126,7 +126,7 @@ class Original:
         if len(damaged) != len(self.data) or damaged == self.data:
             return None
         groups = self.group[np.frombuffer(self.data, np.uint8) != np.frombuffer(damaged, np.uint8)]
-        return int(groups[0]) if groups.min() >= 0 else None
+        return int(groups.min()) if groups.min() >= 0 else None
 
 
 def write(workdir: Path) -> None:
