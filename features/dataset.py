@@ -216,7 +216,7 @@ class PartWriter:
         self.schema, self.rows = schema, 0
         self._file, self._rows_per_group = PartFile(folder, index), rows_per_group
         self._writer = parquet_writer(self._file, schema)
-        self._buffer, self._buffered = [schema.empty_table()], 0
+        self._buffer, self._buffered = [pa.Table.from_batches([], schema)], 0
 
     def write(self, table: pa.Table) -> None:
         """Append rows; row groups have the same sizes however the rows are cut into tables."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.dense_statistics import DenseStatistics
@@ -119,9 +118,8 @@ def enrich(batch: pa.RecordBatch, store: SemanticIds, additions: Additions) -> E
     """
     require(batch.schema, IDS, "impressions")
     targets, sources = batch.num_rows, additions.looked_up
-    offsets = batch.column("history_item_ids").offsets.to_numpy().astype(np.int64)
-    ends = offsets - offsets[0]
-    ids = np.concatenate([_numbers(batch, "item_id"), _elements(batch, "history_item_ids").to_numpy()])
+    ends = _ends(batch.column("history_item_ids"))
+    ids = np.concatenate([_numbers(batch, "item_id"), _numpy(_elements(batch, "history_item_ids"))])
     found = dict(zip(sources, store.lookups(ids, sources), strict=True)) if sources else {}
     items = ItemColumns(ids, {source: lookup.codes for source, lookup in found.items()})
     columns = list(batch.columns)
@@ -131,7 +129,7 @@ def enrich(batch: pa.RecordBatch, store: SemanticIds, additions: Additions) -> E
         columns += _key_columns(representation, items, targets, ends)
     if additions.context_rows is not None:
         columns += [_hashed(batch, name, additions.context_rows) for name in columns_with_prefix(batch.schema, CONTEXT)]
-    columns += [pa.array(statistics.normalized(_numbers(batch, name))) for name, statistics in additions.dense.items()]
+    columns += [_arrow(statistics.normalized(_numbers(batch, name))) for name, statistics in additions.dense.items()]
     schema = enriched_schema(batch.schema, additions, {source: store.contract(source) for source in additions.sources})
     misses = {source: lookup.misses for source, lookup in found.items()}
     return Enriched(pa.RecordBatch.from_arrays(columns, schema=schema), len(ids) if sources else 0, misses)
@@ -140,7 +138,7 @@ def enrich(batch: pa.RecordBatch, store: SemanticIds, additions: Additions) -> E
 def _codes_columns(codes: NDArray[np.uint16], targets: int, ends: NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
     """Codes [N, L] of the targets and then the history items, as two columns that share their memory."""
     levels = codes.shape[1]
-    values = pa.array(codes.reshape(-1))
+    values = _arrow(codes.reshape(-1))
     target = pa.FixedSizeListArray.from_arrays(values[: targets * levels], levels)
     return target, pa.ListArray.from_arrays(_offsets(ends * levels), values[targets * levels :])
 
@@ -149,10 +147,10 @@ def _key_columns(r: Representation, items: ItemColumns, targets: int, ends: NDAr
     columns = []
     if r.target:
         keys = r.keys(items.part(slice(None, targets)))
-        columns.append(_bags(keys) if r.keys_vary else pa.FixedSizeListArray.from_arrays(keys.reshape(-1), keys.shape[1]))
+        columns.append(_bags(keys) if r.keys_vary else pa.FixedSizeListArray.from_arrays(_arrow(keys.reshape(-1)), keys.shape[1]))
     if r.history:
         keys = r.keys(items.part(slice(targets, None)))
-        values, per_item = (_bags(keys), 1) if r.keys_vary else (pa.array(keys.reshape(-1)), keys.shape[1])
+        values, per_item = (_bags(keys), 1) if r.keys_vary else (_arrow(keys.reshape(-1)), keys.shape[1])
         columns.append(pa.ListArray.from_arrays(_offsets(ends * per_item), values))
     return columns
 
@@ -160,25 +158,33 @@ def _key_columns(r: Representation, items: ItemColumns, targets: int, ends: NDAr
 def _bags(keys: NDArray[np.int64]) -> pa.ListArray:
     """Keys [N, G], -1 on the right of an item's last one, as a list per item."""
     used = keys >= 0
-    return pa.ListArray.from_arrays(_offsets(np.concatenate([[0], np.cumsum(used.sum(1))])), pa.array(keys[used]))
+    return pa.ListArray.from_arrays(_offsets(np.concatenate([[0], np.cumsum(used.sum(1))])), _arrow(keys[used]))
 
 
 def _hashed(batch: pa.RecordBatch, name: str, rows: int) -> pa.Array:
     column = batch.column(name)
     if not pa.types.is_list(column.type):
-        return pa.array(hashed_rows(_numbers(batch, name), rows))
-    ids, offsets = _elements(batch, name).to_numpy(), column.offsets.to_numpy()
-    return pa.ListArray.from_arrays(_offsets(offsets.astype(np.int64) - offsets[0]), pa.array(hashed_rows(ids, rows)))
+        return _arrow(hashed_rows(_numbers(batch, name), rows))
+    ids = _numpy(_elements(batch, name))
+    return pa.ListArray.from_arrays(_offsets(_ends(column)), _arrow(hashed_rows(ids, rows)))
+
+
+def _ends(lists: pa.ListArray) -> NDArray[np.int64]:
+    """Where the lists end among all their elements, after a 0."""
+    offsets = _numpy(lists.offsets).astype(np.int64)
+    return offsets - offsets[0]
 
 
 def _offsets(ends: NDArray[np.int64]) -> pa.Array:
-    return pa.array(ends, pa.int32())  # which refuses what an int32 cannot hold
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise OverflowError(f"{ends[-1]} elements are more than a list column of one batch can have")
+    return _arrow(ends.astype(np.int32))
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[Any]:
     column = batch.column(name)
     _require_no_nulls(column, name)
-    return column.to_numpy()
+    return _numpy(column)
 
 
 def _elements(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -192,7 +198,16 @@ def _elements(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 def _require_no_nulls(column: pa.Array, name: str) -> None:
     if column.null_count:
-        place = pc.index(column.is_null(), True).as_py() + 1
+        place = column.is_null().index(True).as_py() + 1
         raise InputError(
             f"impressions: {name} is null, first in number {place} of {len(column)} of this batch; stage ingest sets such rows aside"
         )
+
+
+# Without copies and, unlike pa.array and to_numpy, without an import of pandas wherever that is installed: most of a worker's start.
+def _arrow(values: NDArray[Any]) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _numpy(column: pa.Array) -> NDArray[Any]:
+    return np.from_dlpack(column)

@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 INT63 = (1 << 63) - 1
 
@@ -27,6 +26,8 @@ def hash_ids(originals: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     Raises:
         RuntimeError: two distinct originals share a hash (for a million ids the odds are 5 in 100 million).
     """
+    import pyarrow.compute as pc  # whose import takes longer than a worker that wants mix64 alone should wait
+
     distinct = pc.unique(originals)
     hashes = np.fromiter((hash_id(original) for original in distinct.to_pylist()), np.int64, len(distinct))
     if len(np.unique(hashes)) < len(hashes):

@@ -33,12 +33,13 @@ _KEY, _VALUE = 1, 2  # KeyValue
 
 
 class Sink(Protocol):
-    """Where a file is written: it knows how many bytes it has so far."""
-
-    size: int
+    """Where a file is written, from its beginning to its end."""
 
     def write(self, data: bytes, /) -> int:
         """Append bytes."""
+
+    def tell(self) -> int:
+        """How many bytes it has so far."""
 
 
 def copy_pages(source: IO[bytes], sink: Sink) -> bytes:
@@ -70,7 +71,7 @@ def append_columns(sink: Sink, end: bytes, schema: pa.Schema, row_groups: Iterab
         columns = _children(footer)
         if len(set(schema.names)) < len(schema):
             raise ValueError(f"more than one column is named {max(schema.names, key=schema.names.count)}")
-    added, start, pages = pa.schema(list(schema)[columns:], schema.metadata), sink.size, _Pages(sink)
+    added, start, pages = pa.schema(list(schema)[columns:], schema.metadata), sink.tell(), _Pages(sink)
     with parquet_writer(pages, added) as writer:
         pages.passing = True
         for table in row_groups:

@@ -29,16 +29,15 @@ class PartFile:
     Used as a context manager, it leaves nothing behind unless it was finished.
 
     Attributes:
-        size: bytes written so far.
-        sha256: of these bytes, as hashlib has it.
+        sha256: of the bytes so far, as hashlib has it.
         closed: False; pyarrow asks the files that it writes to.
     """
 
     closed = False
 
     def __init__(self, folder: Location, index: int) -> None:
-        self.size, self.sha256 = 0, hashlib.sha256()
-        self._folder, self._name = folder, f"part-{index:05d}"
+        self.sha256 = hashlib.sha256()
+        self._folder, self._name, self._size = folder, f"part-{index:05d}", 0
         self._scratch = (folder / self._name).scratch()
         self._file = self._scratch.open("wb")
 
@@ -54,8 +53,12 @@ class PartFile:
             return len(data)
         self._file.write(data)
         self.sha256.update(data)
-        self.size += len(data)
+        self._size += len(data)
         return len(data)
+
+    def tell(self) -> int:
+        """How many bytes were written."""
+        return self._size
 
     def flush(self) -> None:
         """Nothing: what matters is that `finish` makes the file durable."""
@@ -66,7 +69,7 @@ class PartFile:
         digest = self.sha256.hexdigest()
         name = f"{self._name}-{digest[:8]}.parquet"
         (self._folder / name).put(self._scratch)
-        return DataFile(name, rows, self.size, digest)
+        return DataFile(name, rows, self._size, digest)
 
     def discard(self) -> None:
         """Leave nothing behind; after `finish` there is nothing to leave."""
@@ -96,9 +99,9 @@ def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 def _leaves(schema: pa.Schema) -> list[pq.ColumnSchema]:
     """The columns that Parquet makes of a schema, which are more than Arrow's where these are nested."""
-    with pa.BufferOutputStream() as sink:
-        pq.write_table(schema.empty_table(), sink)
-        columns = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    columns = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
     return [columns.column(index) for index in range(len(columns))]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from features.dataset import Dataset, publish, row_groups_of
 from features.engines.mapper import Enricher
@@ -112,24 +111,24 @@ def run_part(job: EnrichJob, index: int) -> Part:
     Raises:
         InputError: naming file and row group where the input is damaged, before any of it is decoded.
     """
-    dataset, enricher, where = job.impressions, Enricher(job.store, job.additions), job.impressions.part(index)
-    schema, columns = enricher.schema(dataset.schema), job.additions.columns_read(dataset.schema)
-    added = schema.names[len(dataset.schema) :]
-    lookups, misses = 0, Counter[str]()
-
-    def additions(file: pq.ParquetFile) -> Iterator[pa.Table]:
-        nonlocal lookups
-        for table in row_groups_of(file, where, columns):
-            enriched = [enricher.enrich(batch) for batch in table.to_batches()]
-            lookups += sum(each.lookups for each in enriched)
-            for each in enriched:
-                misses.update(each.misses)
-            yield pa.Table.from_batches([each.batch for each in enriched], enricher.schema(table.schema)).select(added)
-
+    dataset, enricher, where, done = job.impressions, Enricher(job.store, job.additions), job.impressions.part(index), Totals()
     with PartFile(job.output, index) as part:
-        file, end = dataset.copy_part(index, part)
-        append_columns(part, end, schema.with_metadata(parquet_metadata(enricher)), additions(file), where)
-        return Part(index, part.finish(file.metadata.num_rows), lookups, dict(misses))
+        file, end = dataset.copy_part(index, part)  # first of all: until then the data set's columns may be what a damaged file has told
+        schema, columns = enricher.schema(dataset.schema), job.additions.columns_read(dataset.schema)
+        added = _additions(row_groups_of(file, where, columns), enricher, done)
+        append_columns(part, end, schema.with_metadata(parquet_metadata(enricher)), added, where)
+        return Part(index, part.finish(file.metadata.num_rows), done.lookups, dict(done.misses))
+
+
+def _additions(row_groups: Iterator[pa.Table], enricher: Enricher, done: Totals) -> Iterator[pa.Table]:
+    """The added columns alone of each row group, counted in `done`."""
+    for table in row_groups:
+        enriched = [enricher.enrich(batch) for batch in table.to_batches()]
+        done.lookups += sum(each.lookups for each in enriched)
+        for each in enriched:
+            done.misses.update(each.misses)
+        rows = pa.Table.from_batches([each.batch for each in enriched], enricher.schema(table.schema))
+        yield rows.select(range(table.num_columns, rows.num_columns))
 
 
 def _finished(output: Location, prefix: str) -> Iterator[Part]:

@@ -1,5 +1,6 @@
 """The three engines, for real: the same bytes from each at any parallelism, a job that died goes on, and S3 in place of folders."""
 
+import hashlib
 import os
 import pickle
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from pyarrow import fs
 
 from features.dataset import MANIFEST, DatasetWriter, open_dataset, read_table
+from features.dataset import publish as publish_dataset
 from features.dense_statistics import DenseStatistics
 from features.engines import local
 from features.engines.job import Engine, EnrichJob, Part, run, run_part
@@ -27,6 +30,7 @@ from features.enrich import Additions, enrich
 from features.errors import InputError
 from features.location import Location
 from features.parameterization import Ngrams
+from features.part_file import DataFile
 from features.representation import Representation
 from features.semantic_id import SidContract
 from features.store.broadcast import StoreVersion
@@ -140,6 +144,98 @@ def test_files_carry_contracts_statistics_and_page_checksums(log: Path, expected
         damaged[first.dictionary_page_offset + first.total_compressed_size - 1] ^= 1
         with pytest.raises(OSError, match="CRC"):
             pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()
+
+
+def test_the_inputs_own_columns_are_the_bytes_that_they_were(log: Path, expected: dict[str, bytes]) -> None:
+    before, after = open_dataset(log / "impressions"), open_dataset(log / "expected")
+    for index in range(FILES):
+        old, new = (Path(dataset.part(index).path).read_bytes() for dataset in (before, after))
+        assert new.startswith(old[: -8 - int.from_bytes(old[-8:-4], "little")])
+        groups = [pq.read_metadata(pa.BufferReader(data)) for data in (old, new)]
+        rows = [[each.row_group(number).num_rows for number in range(each.num_row_groups)] for each in groups]
+        assert rows[0] == rows[1] == [30, 30, 30, 10] if index < FILES - 1 else [30, 20]
+
+
+def write_set(folder: Path, parts: list[bytes], rows: list[int]) -> None:
+    """A data set whose parts were not written by us."""
+    files = []
+    for index, (data, count) in enumerate(zip(parts, rows, strict=True)):
+        files.append(DataFile(f"part-{index:05d}-foreign.parquet", count, len(data), hashlib.sha256(data).hexdigest()))
+        Location.of(folder / files[-1].name).write(data)
+    publish_dataset(Location.of(folder), files, {"source": "foreign"})
+
+
+def parquet(rows: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, **options)
+    return bytes(sink.getvalue())
+
+
+def test_parts_of_other_writers_without_rows_and_with_empty_row_groups(log: Path, tmp_path: Path) -> None:
+    rows = read_table(open_dataset(log / "impressions")).slice(0, 100)
+    empty_groups = pa.BufferOutputStream()
+    with pq.ParquetWriter(empty_groups, rows.schema, compression="gzip") as writer:
+        for piece in (rows.slice(0, 0), rows.slice(0, 40), rows.slice(0, 0), rows.slice(40)):
+            writer.write_table(piece)
+    no_groups = pa.BufferOutputStream()
+    pq.ParquetWriter(no_groups, rows.schema).close()
+    parts = [bytes(empty_groups.getvalue()), bytes(no_groups.getvalue()), parquet(rows, data_page_version="2.0", use_dictionary=False)]
+    write_set(tmp_path / "in", parts, [100, 0, 100])
+    job = replace(job_of(log, ""), impressions=open_dataset(tmp_path / "in"), output=Location.of(tmp_path / "out"))
+    totals = run(job, local.run_parts, 1)
+    done = open_dataset(tmp_path / "out", verify=True)
+    (batch,) = rows.combine_chunks().to_batches()
+    enriched = enrich(batch, open_snapshot(log / "store"), ADDITIONS)
+    whole = pa.Table.from_batches([enriched.batch])
+    assert read_table(done).equals(pa.concat_tables([whole, whole]))
+    assert [file.rows for file in done.files] == [100, 0, 100]
+    groups = [pq.read_metadata(done.part(index).path) for index in range(3)]
+    assert [[each.row_group(i).num_rows for i in range(each.num_row_groups)] for each in groups] == [[0, 40, 0, 60], [], [100]]
+    assert (totals.lookups, totals.misses) == (2 * enriched.lookups, Counter({name: 2 * n for name, n in enriched.misses.items()}))
+
+
+def test_only_the_columns_that_the_additions_come_from_are_decoded(log: Path, tmp_path: Path) -> None:
+    rows = read_table(open_dataset(log / "impressions"))
+    data = bytearray(parquet(rows, compression="none", use_dictionary=False, write_page_checksum=True))
+    metadata = pq.read_metadata(pa.BufferReader(bytes(data)))
+    chunks = {metadata.schema.column(place).path: metadata.row_group(0).column(place) for place in range(metadata.num_columns)}
+    needed = {"item_id", "history_item_ids.list.element", "context_country", "dense_age_hours"}
+    for name, chunk in chunks.items():
+        if name not in needed:
+            data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    write_set(tmp_path / "in", [bytes(data)], [rows.num_rows])  # whose sha256 says that they are as they should be
+    job = replace(job_of(log, ""), impressions=open_dataset(tmp_path / "in"), output=Location.of(tmp_path / "out"))
+    run(job, local.run_parts, 1)
+    file = pq.ParquetFile(open_dataset(tmp_path / "out", verify=True).part(0).path, page_checksum_verification=True)
+    (batch,) = rows.combine_chunks().to_batches()
+    columns = ["item_id", "history_item_ids", "context_country", "dense_age_hours", *file.schema_arrow.names[rows.num_columns :]]
+    assert file.read(columns).equals(pa.Table.from_batches([enrich(batch, open_snapshot(log / "store"), ADDITIONS).batch]).select(columns))
+    with pytest.raises(OSError, match="CRC"):
+        file.read(["timestamp"])
+
+
+def test_a_worker_imports_no_more_than_it_needs(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "job").write_bytes(pickle.dumps(replace(job_of(log, ""), output=Location.of(tmp_path / "out"))))
+    heavy = ["pandas", "torch", "pydantic", "pyarrow.compute", "pyarrow.dataset", "lmdb", "scipy", "ray", "pyspark", "pipeline"]
+    program = (
+        "import pickle, sys; job = pickle.load(open(sys.argv[1], 'rb'))\n"
+        f"from features.engines.job import run_part; run_part(job, 0); print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "job")]
+    told = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+def test_a_job_travels_by_names(log: Path, bucket: str) -> None:
+    job = job_of(log, "out")
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert len(pickle.dumps(job)) < 5000
+    where = Location.of(bucket.format("folder"))
+    travelled = pickle.dumps(where)
+    assert pickle.loads(travelled) == where
+    assert b"secret" not in travelled, "credentials are the machine's own"
+    odd = Location.of(log / "a?b") / "c"
+    assert (odd.path, odd.uri) == (str(log / "a?b" / "c"),) * 2
 
 
 class Died(Exception):
