@@ -65,6 +65,8 @@ def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
         values = st.lists(values_of(kind.value_type), min_size=2, max_size=2)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         values = st.lists(values_of(kind.value_type), max_size=4)
+    elif pa.types.is_timestamp(kind):
+        values = st.integers(0, 100).map(lambda value: 1000 * value)  # which files of version 1.0 can hold
     elif pa.types.is_boolean(kind):
         values = st.booleans()
     elif pa.types.is_floating(kind):
@@ -89,7 +91,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(draw(st.sampled_from([None, {"semid.sid_contracts": "[]", "k": "v"}])))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), rows=tables(), options=st.sampled_from(OPTIONS), rows_per_group=st.integers(1, 40))
 def test_three_readers_see_what_one_writer_would_have_written(
     data: st.DataObject, rows: pa.Table, options: dict[str, Any], rows_per_group: int, scratch: Path
