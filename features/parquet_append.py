@@ -25,7 +25,7 @@ _ARROW_SCHEMA = b"ARROW:schema"  # the key of what Arrow knows of the types, and
 
 # Field ids of parquet.thrift, by struct.
 _SCHEMA, _ROW_GROUPS, _KEY_VALUES, _COLUMN_ORDERS, _ENCRYPTION = 2, 4, 5, 7, 8  # FileMetaData
-_NUM_CHILDREN = 5  # SchemaElement
+_NAME, _NUM_CHILDREN = 4, 5  # SchemaElement
 _COLUMNS, _BYTES, _ROWS, _COMPRESSED_BYTES = 1, 2, 3, 6  # RowGroup
 _CHUNK_OFFSET, _CHUNK_METADATA = 2, 3  # ColumnChunk
 _PAGE_OFFSETS = (9, 10, 11, 14)  # ColumnMetaData: of data, index and dictionary pages, and of the Bloom filter
@@ -53,13 +53,14 @@ def copy_pages(source: IO[bytes], sink: Sink) -> bytes:
     return source.read()
 
 
-def append_columns(sink: Sink, end: bytes, schema: pa.Schema, row_groups: Iterable[pa.Table], where: Path | Location) -> None:
+def append_columns(sink: Sink, end: bytes, schema: pa.Schema, columns: int, row_groups: Iterable[pa.Table], where: Path | Location) -> None:
     """Finish what `copy_pages` has begun, with further columns. The file's page index and Bloom filters, which lie among its pages, stay.
 
     Args:
         sink: has the file's pages and nothing else.
         end: what `copy_pages` has given back.
         schema: of the result: the file's columns, and then the further ones; its metadata are added to those of the file.
+        columns: how many of them the file has.
         row_groups: the further columns of each of the file's row groups, in order; asked for one after the other.
         where: the file, for errors.
 
@@ -68,7 +69,8 @@ def append_columns(sink: Sink, end: bytes, schema: pa.Schema, row_groups: Iterab
     """
     with _named(where):
         footer = _footer(end)
-        columns = _children(footer)
+        if _names(footer) != [name.encode() for name in schema.names[:columns]]:
+            raise ValueError("its footer has other columns than the data set")
         if len(set(schema.names)) < len(schema):
             raise ValueError(f"more than one column is named {max(schema.names, key=schema.names.count)}")
     added, start, pages = pa.schema(list(schema)[columns:], schema.metadata), sink.tell(), _Pages(sink)
@@ -123,9 +125,9 @@ def _footer(end: bytes) -> Struct:
 
 
 def _append_schema(footer: Struct, further: Struct) -> None:
-    (root, *elements), added = _structs(footer, _SCHEMA), _structs(further, _SCHEMA)[1:]
-    root[_NUM_CHILDREN] = I32, _children(footer) + _children(further)
-    footer[_SCHEMA] = LIST, Elements(STRUCT, [root, *elements, *added])
+    elements = _structs(footer, _SCHEMA) + _structs(further, _SCHEMA)[1:]
+    footer[_SCHEMA] = LIST, Elements(STRUCT, elements)
+    elements[0][_NUM_CHILDREN] = I32, len(_names(footer))
     if _COLUMN_ORDERS in footer:  # one per column or none: statistics of unknown order are not used
         orders = [*_structs(footer, _COLUMN_ORDERS), *_structs(further, _COLUMN_ORDERS)]
         footer[_COLUMN_ORDERS] = LIST, Elements(STRUCT, orders)
@@ -160,11 +162,16 @@ def _append_metadata(footer: Struct, further: Struct, arrow_schema: bytes) -> No
     footer[_KEY_VALUES] = LIST, Elements(STRUCT, list(entries.values()))
 
 
-def _children(footer: Struct) -> int:
-    schema = _structs(footer, _SCHEMA)
-    if not schema:
-        raise ValueError("its footer has no schema")
-    return int(_get(schema[0], _NUM_CHILDREN, I32))
+def _names(footer: Struct) -> list[bytes]:
+    """The columns' names: those elements of the schema, depth first, that no column's element has for a child."""
+    names, children = [], 0
+    for element in _structs(footer, _SCHEMA)[1:]:
+        if children:
+            children -= 1
+        else:
+            names.append(_get(element, _NAME, BINARY))
+        children += _get(element, _NUM_CHILDREN, I32) if _NUM_CHILDREN in element else 0
+    return names
 
 
 def _structs(struct: Struct, field: int) -> list[Struct]:

@@ -116,7 +116,7 @@ def run_part(job: EnrichJob, index: int) -> Part:
         file, end = dataset.copy_part(index, part)  # first of all: until then the data set's columns may be what a damaged file has told
         schema, columns = enricher.schema(dataset.schema), job.additions.columns_read(dataset.schema)
         added = _additions(row_groups_of(file, where, columns), enricher, done)
-        append_columns(part, end, schema.with_metadata(parquet_metadata(enricher)), added, where)
+        append_columns(part, end, schema.with_metadata(parquet_metadata(enricher)), len(dataset.schema), added, where)
         return Part(index, part.finish(file.metadata.num_rows), done.lookups, dict(done.misses))
 
 

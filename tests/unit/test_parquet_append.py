@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from features.errors import InputError
 from features.parquet_append import append_columns, copy_pages
-from features.thrift_compact import I32, LIST, STRUCT, Elements, decode, encode
+from features.thrift_compact import BINARY, I32, LIST, STRUCT, Elements, decode, encode
 
 TYPES = [
     *(pa.int64(), pa.int8(), pa.uint16(), pa.float32(), pa.bool_(), pa.string(), pa.large_string(), pa.binary(), pa.date32()),
@@ -42,7 +42,7 @@ def appended(data: bytes, rows: pa.Table, columns: int) -> bytes:
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     further = rows.select(range(columns, rows.num_columns))
-    append_columns(sink, end, rows.schema, (further.slice(*group) for group in zip(starts, sizes, strict=False)), Path("a/file"))
+    append_columns(sink, end, rows.schema, columns, (further.slice(*group) for group in zip(starts, sizes, strict=False)), Path("a/file"))
     assert sink.getvalue().startswith(data[: len(data) - len(end)]), "its pages are as they were"
     return sink.getvalue()
 
@@ -107,11 +107,23 @@ def test_three_readers_see_what_one_writer_would_have_written(
     assert one.schema_arrow.equals(other.schema_arrow, check_metadata=True)
     assert one.metadata.metadata.items() >= other.metadata.metadata.items()
     assert_footers_alike(one.metadata, other.metadata)
+    assert_compressed_sizes((scratch / "appended.parquet").read_bytes(), one.metadata)
     frames = [polars.read_parquet(scratch / f"{name}.parquet") for name in ("appended", "whole")]
     assert frames[0].equals(frames[1])
     assert frames[0].schema == frames[1].schema
     answers = [duckdb.sql(f"select * from '{scratch}/{name}.parquet'") for name in ("appended", "whole")]
     assert answers[0].to_arrow_table().equals(answers[1].to_arrow_table())  # type: ignore[union-attr]
+
+
+def footer_of(data: bytes) -> dict[int, Any]:
+    return decode(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])
+
+
+def assert_compressed_sizes(data: bytes, metadata: pq.FileMetaData) -> None:
+    """Those of row groups, which pyarrow does not tell."""
+    for number, group in enumerate(groups_of(footer_of(data))):
+        chunks = [metadata.row_group(number).column(column) for column in range(metadata.num_columns)]
+        assert group[6][1] == sum(chunk.total_compressed_size for chunk in chunks)
 
 
 def assert_footers_alike(one: pq.FileMetaData, other: pq.FileMetaData) -> None:
@@ -233,8 +245,7 @@ def test_no_flipped_bit_of_an_appended_page_goes_unseen() -> None:
 
 def end_of(change: Callable[[dict[int, Any]], Any]) -> bytes:
     """The end of a file whose footer was changed."""
-    data = parquet(log(), row_group_size=400)
-    footer = decode(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])
+    footer = footer_of(parquet(log(), row_group_size=400))
     change(footer)
     changed = encode(footer)
     return changed + len(changed).to_bytes(4, "little") + b"PAR1"
@@ -251,7 +262,9 @@ def groups_of(footer: dict[int, Any]) -> list[dict[int, Any]]:
         (lambda footer: footer.pop(2), "field 2 in its footer is missing"),
         (lambda footer: footer.pop(4), "field 4 in its footer is missing"),
         (lambda footer: footer.update({2: (I32, 5)}), "field 2 in its footer is missing or of another type"),
-        (lambda footer: footer.update({2: (LIST, Elements(STRUCT, []))}), "no schema"),
+        (lambda footer: footer.update({2: (LIST, Elements(STRUCT, []))}), "other columns than the data set"),
+        (lambda footer: footer[2][1].values[2].update({4: (BINARY, b"title")}), "other columns than the data set"),
+        (lambda footer: footer[2][1].values.pop(), "other columns than the data set"),
         (lambda footer: footer.update({2: (LIST, Elements(I32, [5]))}), "field 2 in its footer is no list of structs"),
         (lambda footer: footer.update({4: (LIST, Elements(I32, [5]))}), "field 4 in its footer is no list of structs"),
         (lambda footer: footer.update({7: (I32, 5)}), "field 7 in its footer is missing or of another type"),
@@ -267,13 +280,13 @@ def test_a_footer_that_says_other_things_is_named(change: Callable[[dict[int, An
     rows = log().append_column("codes", CODES)
     groups = [rows.select([4]).slice(start, 400) for start in (0, 400, 800)]
     with pytest.raises(InputError, match=f"^a/file: not a Parquet file that columns can be appended to .*{message}"):
-        append_columns(io.BytesIO(), end_of(change), rows.schema, groups, Path("a/file"))
+        append_columns(io.BytesIO(), end_of(change), rows.schema, 4, groups, Path("a/file"))
 
 
 @pytest.mark.parametrize("end", [b"", b"PAR1", b"\0\0\0\0PAR1", b"\x05\0\0\0PAR1", b"\0\x01\0\0\0PARE", b"\xff\xff\xff\x7fPAR1", b"x" * 50])
 def test_an_end_without_a_footer_is_named(end: bytes) -> None:
     with pytest.raises(InputError, match=r"^a/file: not a Parquet file"):
-        append_columns(io.BytesIO(), end, log().schema, [], Path("a/file"))
+        append_columns(io.BytesIO(), end, log().schema, 4, [], Path("a/file"))
 
 
 @settings(max_examples=300, deadline=None)
@@ -286,7 +299,7 @@ def test_a_footer_with_any_damage_gives_a_file_or_an_error_that_names_it(places:
     rows = log().append_column("codes", CODES)
     groups = [rows.select([4]).slice(start, 400) for start in (0, 400, 800)]
     try:
-        append_columns(io.BytesIO(), bytes(end) + len(end).to_bytes(4, "little") + b"PAR1", rows.schema, groups, Path("a/file"))
+        append_columns(io.BytesIO(), bytes(end) + len(end).to_bytes(4, "little") + b"PAR1", rows.schema, 4, groups, Path("a/file"))
     except InputError as error:
         assert str(error).startswith("a/file: ")
         assert "\n" not in str(error)
@@ -328,4 +341,6 @@ def test_a_failing_kernel_fails_as_itself() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        append_columns(io.BytesIO(), end_of(lambda footer: None), pa.schema([*log().schema, ("more", pa.int64())]), fails(), Path("a/file"))
+        append_columns(
+            io.BytesIO(), end_of(lambda footer: None), pa.schema([*log().schema, ("more", pa.int64())]), 4, fails(), Path("a/file")
+        )
