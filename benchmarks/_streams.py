@@ -15,8 +15,7 @@ from features.dataset import open_dataset, read_table
 from pipeline import assign, embed, ingest, quantize, simulate
 from pipeline import recipe as recipes
 from pipeline.config import RunConfig
-from pipeline.exact_metrics import log_losses
-from pipeline.intervals import UserBootstrap
+from pipeline.intervals import UserBootstrap, log_losses
 from pipeline.segments import Segments, by_training_impressions
 from pipeline.trainer import Trainer
 

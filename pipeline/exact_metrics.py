@@ -10,13 +10,8 @@ from features.dataset import Dataset
 from features.reader import RowReader
 from features.schema import LABEL
 from features.segments import NAMES, STREAM, stream_segments
+from pipeline.intervals import log_losses
 from pipeline.metrics import Float64, Metrics, Table, area, entropy, ratio
-
-
-def log_losses(logits: NDArray[np.floating], labels: NDArray[np.floating]) -> Float64:
-    """-[y ln p + (1-y) ln(1-p)] per row, float64, from logits so that no probability rounds to 0 or 1."""
-    z = logits.astype(np.float64)
-    return np.logaddexp(0, np.where(labels > 0, -z, z))
 
 
 def exact_metrics(losses: Float64, probabilities: NDArray[np.floating], labels: NDArray[np.floating]) -> Metrics:

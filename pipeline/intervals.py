@@ -16,6 +16,12 @@ class Gain(NamedTuple):
     high: float
 
 
+def log_losses(logits: NDArray[np.floating], labels: NDArray[np.floating]) -> NDArray[np.float64]:
+    """-[y ln p + (1-y) ln(1-p)] per row, float64, from logits so that no probability rounds to 0 or 1."""
+    z = logits.astype(np.float64)
+    return np.logaddexp(0, np.where(labels > 0, -z, z))
+
+
 class UserBootstrap:
     """Resamples users, not rows: a user's rows are not independent, and resampling rows gives half the true width.
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from pipeline.config import RunConfig
-from pipeline.exact_metrics import exact_metrics, log_losses
-from pipeline.intervals import Gain, UserBootstrap
+from pipeline.exact_metrics import exact_metrics
+from pipeline.intervals import Gain, UserBootstrap, log_losses
 from pipeline.segments import Parting, Segments
 
 WINDOWS = 24  # points of the curve over the stream

@@ -13,7 +13,7 @@ import pytest
 from features.dataset import open_dataset, read_table
 from pipeline import enrich
 from pipeline import recipe as recipes
-from pipeline.exact_metrics import log_losses
+from pipeline.intervals import log_losses
 from tests.distributed.ranks import run_ranks
 from tests.toy_log import toy_recipe, write_toy_log
 

@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from features.dataset import DatasetWriter, open_dataset
 from features.segments import NAMES
-from pipeline.exact_metrics import exact_metrics, exact_table, log_losses, table_of_run
+from pipeline.exact_metrics import exact_metrics, exact_table, table_of_run
+from pipeline.intervals import log_losses
 from pipeline.metrics import BINS_PER_LOGIT, LOGIT_LIMIT, Metrics, StreamMetrics, Table, as_json
 
 
