@@ -81,7 +81,7 @@ def render(config: RunConfig, results: dict[str, Any], codebook: dict[str, Any],
             answers=[_answers(config, results, name) for name in subjects(config)],
             floor=_floor(results),
             variants=[(name, describe(config, name)) for name in results["table_rows"]],
-            facts=_facts(results["data"]),
+            facts=facts(results["data"]),
             contract=codebook["contract"],
             quality=codebook["quality"],
             items={"all": items.rows, "impressed": len(counts), **_concentration(counts)},
@@ -129,6 +129,13 @@ def foldable(name: str) -> Markup:
     return Markup("_<wbr>").join(name.split("_"))  # escapes the parts
 
 
+def facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is known of the log, in words, but for its sizes."""
+    known = [(FACTS[key], data[key]) for key in FACTS if key in data]
+    further = [(key, value) for key, value in data.items() if key not in FACTS and key not in SHOWN_ELSEWHERE]
+    return [(name, _plain(value)) for name, value in known + further if value is not None]
+
+
 def _representation(chosen: RepresentationConfig, rows: int | None) -> str:
     words = {
         "individual": "a row per item, so as many rows as items; items not met before share one trained row",
@@ -156,12 +163,6 @@ def _floor(results: dict[str, Any]) -> dict[str, float | None] | None:
     if "oracle" not in results["frozen"]["variants"]:
         return None
     return {part: results[part]["variants"]["oracle"]["all"]["ne"] for part in ("frozen", "progressive")}
-
-
-def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:
-    known = [(FACTS[key], data[key]) for key in FACTS if key in data]
-    further = [(key, value) for key, value in data.items() if key not in FACTS and key not in SHOWN_ELSEWHERE]
-    return [(name, _plain(value)) for name, value in known + further if value is not None]
 
 
 def _plain(value: Any) -> str:

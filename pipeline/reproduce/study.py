@@ -15,16 +15,16 @@ from scipy.stats import t as student_t
 from features.errors import InputError
 from features.schema import LABEL
 from features.segments import STREAM
-from pipeline.exact_metrics import log_losses
-from pipeline.intervals import Gain, UserBootstrap
+from pipeline.intervals import Gain, UserBootstrap, log_losses
 from pipeline.reproduce.finding import Estimate
-from pipeline.reproduce.runs import Train
+from pipeline.reproduce.tasks import Train
 from pipeline.reproduce.world import Variant, World
 from pipeline.segments import Parting, by_training_impressions, of_stream
 
 Part = Literal["training", "frozen", "stream"]
 Bools = NDArray[np.bool_]
 DRAWS = 200  # resamplings of users behind each interval
+KEPT = 24  # variants and parts whose losses are kept: findings ask for the same baselines again and again
 
 
 class Study:
@@ -59,10 +59,9 @@ class Study:
 
     def scores(self, name: str, part: Part) -> NDArray[np.float32]:
         """Logits of one variant on the rows of a part: float32 [S, n]."""
-        chosen = self.rows(part)
         if part == "frozen":
-            return self._read(name, "frozen.npy")
-        return self._read(name, "stream.npy")[:, chosen]
+            return self._read(name, "frozen.npy", slice(None))
+        return self._read(name, "stream.npy", self.rows(part))
 
     def probed(self, name: str, function: str) -> list[dict[str, NDArray[Any]]]:
         """What a probe gave, by seed."""
@@ -70,8 +69,11 @@ class Study:
 
     def table_rows(self, name: str) -> int:
         """Rows over all item tables of a variant."""
-        rows: int = json.loads((self._results(name, self.seeds[0]) / "about.json").read_text())["table_rows"]
-        return rows
+        return int(self._about(name, self.seeds[0])["table_rows"])
+
+    def seconds(self) -> list[float]:
+        """How long each training took, on one core."""
+        return [float(self._about(name, seed)["seconds"]) for name in self._variants for seed in self.seeds]
 
     def rows(self, part: Part) -> slice:
         """Of the world's log."""
@@ -90,10 +92,12 @@ class Study:
         return _of(self._bootstrap(part).gain(self._losses(name, part), self._losses(baseline, part), everything))
 
     def ne(self, name: str, part: Part, chosen: Bools | None = None) -> float:
-        """NE, mean over seeds; on the rows `chosen` of the part."""
+        """NE, mean over seeds; on the rows `chosen` of the part. NaN where these have one label only."""
         labels = self.labels(part)
         everything = np.ones(len(labels), bool) if chosen is None else chosen
-        rate = labels[everything].mean()
+        rate = labels[everything].mean() if everything.any() else 0.0
+        if rate in (0, 1):
+            return float("nan")
         entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
         return float(self._losses(name, part)[:, everything].mean() / entropy)
 
@@ -134,13 +138,22 @@ class Study:
         train = self.world.config.train
         return int(self.world.impressions.rows * train.train_fraction) // train.global_batch * train.global_batch
 
+    def require_rows(self) -> None:
+        """Raise InputError where there is nothing to train on, or nothing after it to judge."""
+        if not 0 < self.train_rows < self.world.impressions.rows:
+            train = self.world.config.train
+            raise InputError(
+                f"{self.world.name}: {train.train_fraction:.0%} of its {self.world.impressions.rows:,} rows are to be trained on, in whole "
+                f"batches of {train.global_batch}, and the others judged: that leaves none to {'judge' if self.train_rows else 'train on'}"
+            )
+
     @property
     def _label(self) -> str:
         return LABEL + self.world.config.model.tasks[0]
 
     def _task(self, name: str, seed: int) -> Train:
         variant = self._variants[name]
-        return Train(self.world.run_config(variant, seed), variant.probes, self.world.folder / "runs")
+        return Train(name, self.world.run_config(variant, seed), variant.probes, self.world.folder / "runs")
 
     def _results(self, name: str, seed: int) -> Path:
         if (name, seed) not in self._folders:  # naming a folder hashes all that its results depend on
@@ -151,13 +164,21 @@ class Study:
     def _folders(self) -> dict[tuple[str, int], Path]:
         return {}
 
-    def _read(self, name: str, file: str) -> NDArray[np.float32]:
-        return np.stack([np.load(self._results(name, seed) / file, allow_pickle=False) for seed in self.seeds])
+    def _about(self, name: str, seed: int) -> dict[str, Any]:
+        about: dict[str, Any] = json.loads((self._results(name, seed) / "about.json").read_text())
+        return about
+
+    def _read(self, name: str, file: str, rows: slice) -> NDArray[np.float32]:
+        return np.stack([np.load(self._results(name, seed) / file, mmap_mode="r", allow_pickle=False)[rows] for seed in self.seeds])
 
     def _losses(self, name: str, part: Part) -> NDArray[np.float64]:
-        if (name, part) not in self._known_losses:
-            self._known_losses[name, part] = log_losses(self.scores(name, part), self.labels(part))
-        return self._known_losses[name, part]
+        losses = self._known_losses.pop((name, part), None)
+        if losses is None:
+            losses = log_losses(self.scores(name, part), self.labels(part))
+        self._known_losses[name, part] = losses  # as the newest
+        if len(self._known_losses) > KEPT:
+            del self._known_losses[next(iter(self._known_losses))]
+        return losses
 
     @cached_property
     def _known_losses(self) -> dict[tuple[str, Part], NDArray[np.float64]]:
