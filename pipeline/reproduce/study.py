@@ -54,8 +54,8 @@ class Study:
         return list(self._variants.values())
 
     def tasks(self) -> list[Train]:
-        """All trainings."""
-        return [self._task(name, seed) for name in self._variants for seed in self.seeds]
+        """All trainings, each once, whatever names it goes by."""
+        return list({self._results(name, seed): self._task(name, seed) for name in self._variants for seed in self.seeds}.values())
 
     def scores(self, name: str, part: Part) -> NDArray[np.float32]:
         """Logits of one variant on the rows of a part: float32 [S, n]."""
