@@ -32,6 +32,7 @@ from pipeline.stage import code_fingerprint
 
 # In the order of the page.
 FINDINGS: tuple[str, ...] = ()
+VIEWS = 6  # of the content of simulated items, for paper A's six sources in production; the log is the same however many there are
 SHARES = (0.8, 0.4, 0.0)  # of the item effect that lies in the topics, of the simulated worlds; the first is judged by every finding
 OURS = {  # keys that this command sets itself, and what is there instead
     "workdir": "--out is the folder",
@@ -145,8 +146,10 @@ def _configs(options: argparse.Namespace, size: Size) -> list[tuple[str, RunConf
     config = recipes.load(options.data, [*([] if tells_itself else recipes.raw_files(own.ingest.source, options.data_dir)), *options.set])
     if config.ingest.source != recipes.SIMULATED:
         return [(config.name, with_overrides(config, {"ingest.last_rows": size.rows} if size.rows else {}))]
-    rows = {"simulate.impressions": size.rows} if size.rows else {}
-    return [(f"{config.name}_{round(100 * share)}", with_overrides(config, {**rows, "simulate.semantic_share": share})) for share in SHARES]
+    simulate = {"simulate.views": max(VIEWS, config.simulate.views)} | ({"simulate.impressions": size.rows} if size.rows else {})
+    return [
+        (f"{config.name}_{round(100 * share)}", with_overrides(config, {**simulate, "simulate.semantic_share": share})) for share in SHARES
+    ]
 
 
 def _codings(modules: Sequence[ModuleType], world: World, variants: Sequence[Variant]) -> list[Coding]:

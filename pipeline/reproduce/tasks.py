@@ -26,7 +26,7 @@ from pipeline.reproduce.world import link
 from pipeline.stage import ROOT, STAGES, TRAINING_CODE, bring_up_to_date, chain, code_fingerprint, is_current
 
 PREPARING = ("ingest", "simulate", "embed", "quantize", "assign")
-CODING = ("quantize", "assign")
+CODING = ("embed", "quantize", "assign")  # embed finds its work done but for codings with sources of their own
 OF_ITEMS = ("content", "codebook", "store", "store_shuffled")  # what these stages write, of the items alone
 SLOWER = {"bypass": 1.0, "transformer": 3.0, "pma": 4.0}  # how much longer a training takes by its history arm, for the time left
 MEASURING_CODE = "pipeline/reproduce/tasks.py"
@@ -107,7 +107,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Code:
-    """Train one more quantizer, and code the items by it."""
+    """Train one more quantizer, or one for each source of content, and code the items by it."""
 
     config: RunConfig
 
@@ -119,14 +119,14 @@ class Code:
     @property
     def cost(self) -> float:
         """A level takes about as long as another."""
-        return float(self.config.quantize.levels)
+        return float(self.config.quantize.levels * len(self.config.embed.sources))
 
     def is_done(self) -> bool:
         """The stages know for themselves."""
         return all(is_current(STAGES[name], self.config) for name in CODING)
 
     def perform(self) -> None:
-        """Run the two stages."""
+        """Run the stages."""
         for name in CODING:
             bring_up_to_date(STAGES[name], self.config)
 

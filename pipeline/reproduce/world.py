@@ -22,7 +22,10 @@ SHARED = ("impressions", "items", "content", "dense_ids")  # of a world, by all 
 
 @dataclass(frozen=True)
 class Coding:
-    """A quantizer: its levels L and codes K, and any further settings as dotted keys; the world's own where all are left out."""
+    """A quantizer: its levels L and codes K, and any further settings as dotted keys; the world's own where all are left out.
+
+    With `embed.sources` among them it is a quantizer per source of content, each item then having a Semantic ID of each.
+    """
 
     settings: tuple[tuple[str, Any], ...] = ()
 
@@ -34,7 +37,8 @@ class Coding:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return "-".join(f"{key.removeprefix('quantize.')}_{value}" for key, value in self.settings) or "own"
+        told = [(key.removeprefix("quantize."), "+".join(value) if isinstance(value, tuple) else value) for key, value in self.settings]
+        return "-".join(f"{key}_{value}" for key, value in told) or "own"
 
 
 OWN = Coding()
@@ -77,8 +81,9 @@ class World:
         return with_overrides(self.config, {**dict(coding.settings), "workdir": str(self.folder / coding.name)})
 
     def share(self, coding: Coding) -> None:
-        """Let a coding's workdir see what does not depend on the quantizer."""
-        link(self.folder / coding.name, self.folder / OWN.name, SHARED)
+        """Let a coding's workdir see what does not depend on it."""
+        own_content = any(key.startswith("embed.") for key, _ in coding.settings)
+        link(self.folder / coding.name, self.folder / OWN.name, [name for name in SHARED if name != "content" or not own_content])
 
     def run_config(self, variant: Variant, seed: int) -> RunConfig:
         """What one ranker is trained with; codes are looked up as the log is read, so that one log serves all codings."""
