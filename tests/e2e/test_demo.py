@@ -13,7 +13,7 @@ from features.errors import InputError
 from launch.chain import ROOT
 from pipeline import demo
 from pipeline.config import RunConfig
-from pipeline.recipe import load
+from pipeline.recipe import load, raw_files
 from pipeline.stage import BY_SOURCE, chain, mark_current
 from tests.unit.test_config import MINIMAL
 
@@ -69,7 +69,7 @@ def test_a_parent_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my: logs" / "ifdb").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for folder in ("my: logs", "my: logs/ifdb"):
-        (override,) = demo._raw_override("ifdb", folder)
+        (override,) = raw_files("ifdb", folder)
         key, _, value = override.partition("=")
         assert (key, yaml.safe_load(value)) == ("ingest.raw", str(tmp_path / "my: logs" / "ifdb"))
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.reproduce.findings import importance
 from pipeline.reproduce.findings.importance import features_of, permute
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 LEVELS = 2
 FEATURES = features_of(["text"], ["dense_past_count", "context_country"])

@@ -18,7 +18,7 @@ from pipeline.recipe import with_overrides
 from pipeline.reproduce.clusters import by_prefix, compared, largest, of_sizes, sizes, spread
 from pipeline.reproduce.findings import table_5
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 
 def codes_of(seed: int, items: int = 60, known: float = 0.9) -> np.ndarray:

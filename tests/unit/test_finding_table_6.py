@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.reproduce.findings import table_6
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 
 def test_the_history_alone_differs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from models.history import HistoryArm
 from pipeline.reproduce.findings import table_7
 from pipeline.reproduce.findings.table_7 import figures, mean_difference
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import ROWS, Results, toy_study, toy_world
+from tests.unit.toy_finding import ROWS, Results, toy_study, toy_world
 
 
 def test_a_matrix_by_hand() -> None:

@@ -11,7 +11,7 @@ from pipeline.reproduce.findings import table_8
 from pipeline.reproduce.study import Study
 from pipeline.reproduce.world import OWN, Variant, World
 from tests.toy_log import CONTRACT, IMAGE, write_toy_log
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 SIX = ["vector_content", "vector_view_2", "vector_view_3", "vector_view_4", "vector_view_5", "vector_view_6"]
 

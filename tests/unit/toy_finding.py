@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import recipe as recipes
-from pipeline.reproduce.tasks import Train
 from pipeline.reproduce.study import Study
+from pipeline.reproduce.tasks import Train
 from pipeline.reproduce.world import Variant, World
 from tests.toy_log import toy_recipe, write_toy_log
 from tests.unit.toy_study import put_scores
@@ -41,5 +41,7 @@ def toy_study(world: World, module: ModuleType, results: Callable[[Variant, int]
         for seed in study.seeds:
             logits, probed = results(variant, seed)
             assert {probe.split(":")[1] for probe in variant.probes} == probed.keys()
-            put_scores(study, Train(variant.name, world.run_config(variant, seed), variant.probes, world.folder / "runs").results, logits, probed)
+            put_scores(
+                study, Train(variant.name, world.run_config(variant, seed), variant.probes, world.folder / "runs").results, logits, probed
+            )
     return study
