@@ -49,7 +49,6 @@ def of_sizes(codes: Codes, least: int, most: int) -> tuple[int, Int64]:
     for length in range(1, codes.shape[1] + 1):
         cluster = by_prefix(codes, length)
         sizes = np.bincount(cluster + 1, minlength=1)
-        sizes[0] = 0  # of what has no Semantic ID
         fits = (sizes >= least) & (sizes <= most)
         found[length] = np.where(fits[cluster + 1], cluster, -1)
     length = max(found, key=lambda length: int(np.count_nonzero(found[length] >= 0)))

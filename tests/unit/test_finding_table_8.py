@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features.dataset import open_dataset
 from features.store.versions import open_snapshot
 from pipeline.recipe import with_overrides
 from pipeline.reproduce.findings import table_8
 from pipeline.reproduce.study import Study
-from pipeline.reproduce.world import OWN, Variant, World
+from pipeline.reproduce.world import OWN, Coding, Variant, World
 from tests.toy_log import CONTRACT, IMAGE, write_toy_log
 from tests.unit.toy_finding import Results, toy_study, toy_world
 
@@ -43,6 +44,23 @@ def test_six_sources_of_the_simulated_world(tmp_path: Path) -> None:
         control = config[f"shuffled_{name}"]
         assert control.model == config[name].model
         assert control.train.store == "store_shuffled"
+
+
+def test_the_sources_have_content_of_their_own_and_the_log_of_all(tmp_path: Path) -> None:
+    world = toy_world(tmp_path)
+    (world.config.workdir / "content").mkdir()
+    for coding, shared in ((table_8.coding(world), False), (Coding.of(levels=2), True)):
+        world.share(coding)
+        workdir = world.coded(coding).workdir
+        assert open_dataset(workdir / "impressions").fingerprint == world.impressions.fingerprint
+        assert (workdir / "content").exists() == shared
+        assert workdir.name == ("levels_2" if shared else "embed.sources_" + "+".join(SIX))
+
+
+def test_a_training_by_two_names_is_done_once(tmp_path: Path) -> None:
+    world = toy_world(tmp_path)
+    study = Study(world, [Variant("a", {"train.id_dropout": 0.1}), Variant("b", {"train.id_dropout": 0.1}), Variant("c")], (0, 1))
+    assert len(study.tasks()) == 4
 
 
 def test_sources_that_the_recipe_names_stay_known(tmp_path: Path) -> None:
