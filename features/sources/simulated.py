@@ -98,7 +98,7 @@ class World:
         Memory: a chunk, the last `history_length` clicks of each user, and a count per item.
         """
         past, counts = Histories(*(np.empty(0, np.int64) for _ in range(3))), RunningCounts()
-        for index, (time, item, user, taste, probability) in enumerate(self._rows()):
+        for index, (time, item, user, taste, probability) in enumerate(self.rows()):
             click = np.random.default_rng([self.seed, 3, index]).random(len(time)) < probability
             seen, users = past.latest(history_length), self._user_ids[user]
             past = Histories(*(np.concatenate((a, b[click])) for a, b in zip(seen, (time, users, self.item_ids[item]), strict=True)))
@@ -122,14 +122,7 @@ class World:
                 columns[INTERESTS.name] = interests(taste, self.topics, self.seed, index)
             yield pa.table(columns, schema=self.impressions_schema)
 
-    def _live(self, items: int, rng: np.random.Generator) -> None:
-        """Births and deaths in hours from the start of the log, of a corpus in balance: what dies is replaced, nothing ages."""
-        mean_life = HALF_LIFE_HOURS / np.log(2)
-        at_start = rng.random(items) < 1 / (1 + self.hours / mean_life)
-        self.birth = np.where(at_start, -rng.exponential(mean_life, items), rng.random(items) * self.hours)
-        self.death = np.maximum(self.birth, 0) + rng.exponential(mean_life, items)
-
-    def _rows(self) -> Iterator[tuple[Int64, Int64, Int64, Float, Float]]:
+    def rows(self) -> Iterator[tuple[Int64, Int64, Int64, Float, Float]]:
         """Time (microseconds), item, user, the user's taste [n, TASTES] and click probability of each chunk's rows, sorted by time."""
         per_day = -(-self.impressions * 24 // (self.hours * ROWS_PER_CHUNK))
         edges = np.linspace(0, self.hours, self.hours // 24 * per_day + 1)
@@ -147,9 +140,20 @@ class World:
             hour = first + rng.random(size) * (last - first)
             order = np.argsort(hour, kind="stable")
             item, user = item[order], _draw(self._activity, size, rng)
-            affinity = np.einsum("nd,nd->n", taste[user], self.loading[self.leaf[item]])
-            odds = self.bias + ITEM_EFFECT * self.effect[item] + TASTE_EFFECT * affinity
-            yield START + _milliseconds(hour[order]), item, user, taste[user], _sigmoid(odds)
+            tastes = taste[user]
+            yield START + _milliseconds(hour[order]), item, user, tastes, self.click_probability(item, tastes)
+
+    def click_probability(self, item: Int64, taste: Float) -> Float:
+        """The true probability of each click: float64 [n], of item numbers int64 [n] and the users' tastes at the time, [n, TASTES]."""
+        affinity = np.einsum("nd,nd->n", taste, self.loading[self.leaf[item]])
+        return _sigmoid(self.bias + ITEM_EFFECT * self.effect[item] + TASTE_EFFECT * affinity)
+
+    def _live(self, items: int, rng: np.random.Generator) -> None:
+        """Births and deaths in hours from the start of the log, of a corpus in balance: what dies is replaced, nothing ages."""
+        mean_life = HALF_LIFE_HOURS / np.log(2)
+        at_start = rng.random(items) < 1 / (1 + self.hours / mean_life)
+        self.birth = np.where(at_start, -rng.exponential(mean_life, items), rng.random(items) * self.hours)
+        self.death = np.maximum(self.birth, 0) + rng.exponential(mean_life, items)
 
     def _overlap(self, low: float, high: float) -> Float:
         return np.maximum(0.0, np.minimum(self.death, high) - np.maximum(self.birth, low))

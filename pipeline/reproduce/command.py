@@ -36,6 +36,12 @@ FINDINGS = (
     "table_6",
     "table_7",
     "table_8",
+    "distributions",
+    "click_loss",
+    "copies",
+    "paper_b_ctr",
+    "prefix_similarity",
+    "stability",
     "importance",
 )
 VIEWS = 6  # of the content of simulated items, for paper A's six sources in production; the log is the same however many there are
@@ -107,7 +113,7 @@ def _reproduce(options: argparse.Namespace, seeds: int, out: Path, modules: Sequ
         codings = _codings(modules, main, variants)
         for coding in codings:
             main.share(coding)
-        workers.perform("quantizers", [Code(main.coded(coding)) for coding in codings])
+        workers.perform("quantizers", [Code(main.coded(coding), coding.until) for coding in codings])
         _write_logs(modules, main)
         workers.perform("rankers", [task for each in (study, *others) for task in each.tasks()])
     findings: list[Finding] = []

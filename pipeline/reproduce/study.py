@@ -1,7 +1,7 @@
 """What a finding is made from: the scores of every trained variant on one world, and comparisons of them with honest intervals."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -213,6 +213,25 @@ def over_seeds(figures: Iterable[float]) -> Estimate:
     half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     mean = float(values.mean())
     return Estimate(mean, mean - half, mean + half)
+
+
+def over_groups(groups: NDArray[np.int64], statistic: Callable[[NDArray[np.float64]], Sequence[float]]) -> list[Estimate]:
+    """Figures of any rows with their intervals over groups of them that are resampled together, such as the rows of a user.
+
+    Args:
+        groups: the group of each row, [N].
+        statistic: takes a weight per row, float64 [N], and gives all figures; called once for each draw, and once with weights of 1.
+    """
+    bootstrap, figures = UserBootstrap(groups, DRAWS), list[Sequence[float]]()
+
+    def record(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        figures.append(statistic(weights))
+        return np.zeros(1)
+
+    bootstrap.estimate(record)
+    # Each draw is made once for all figures; what it gave is then read out figure by figure.
+    columns = (iter(column) for column in np.array(figures, np.float64).T)
+    return [_of(bootstrap.estimate(lambda _, column=column: np.array([next(column)]))) for column in columns]
 
 
 def _of(gain: Gain) -> Estimate:

@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.dataset import open_dataset
+from features.dataset import DatasetWriter, iter_row_groups, open_dataset
 from features.dense_ids import DenseIdMap
 from features.files import publish_folder, write_durably
 from features.store.versions import open_snapshot
 from pipeline.config import RunConfig
-from pipeline.reproduce.world import link
+from pipeline.recipe import with_overrides
+from pipeline.reproduce.world import existing_items, link
 from pipeline.stage import ROOT, STAGES, TRAINING_CODE, bring_up_to_date, chain, code_fingerprint, is_current
 
 PREPARING = ("ingest", "simulate", "embed", "quantize", "assign")
-CODING = ("embed", "quantize", "assign")  # embed finds its work done but for codings with sources of their own
 OF_ITEMS = ("content", "codebook", "store", "store_shuffled")  # what these stages write, of the items alone
 SLOWER = {"bypass": 1.0, "transformer": 3.0, "pma": 4.0}  # how much longer a training takes by its history arm, for the time left
 MEASURING_CODE = "pipeline/reproduce/tasks.py"
@@ -107,9 +109,15 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Code:
-    """Train one more quantizer, or one for each source of content, and code the items by it."""
+    """Train one more quantizer, or one for each source of content, and code the items by it.
+
+    Attributes:
+        config: of the coding.
+        until: `Coding.until`.
+    """
 
     config: RunConfig
+    until: float = 1.0
 
     @property
     def title(self) -> str:
@@ -123,12 +131,29 @@ class Code:
 
     def is_done(self) -> bool:
         """The stages know for themselves."""
-        return all(is_current(STAGES[name], self.config) for name in CODING)
+        trained = ("quantize",) if self.until == 1 else ()  # else in a folder of its own, which linked codebooks are of
+        return all(is_current(STAGES[name], self.config) for name in ("embed", *trained, "assign"))
 
     def perform(self) -> None:
         """Run the stages."""
-        for name in CODING:
-            bring_up_to_date(STAGES[name], self.config)
+        bring_up_to_date(STAGES["embed"], self.config)  # finds its work done but for codings with sources of their own
+        if self.until == 1:
+            bring_up_to_date(STAGES["quantize"], self.config)
+        else:
+            earlier = with_overrides(self.config, {"workdir": str(self.config.workdir / "earlier")})
+            self._write_content(earlier)
+            bring_up_to_date(STAGES["quantize"], earlier)
+            link(self.config.workdir, earlier.workdir, ["codebook"])
+        bring_up_to_date(STAGES["assign"], self.config)
+
+    def _write_content(self, earlier: RunConfig) -> None:
+        """Content of the items that existed by then alone."""
+        existing = pa.array(existing_items(self.config, self.until))
+        for source in self.config.embed.sources:
+            content = open_dataset(self.config.path("content", source))
+            with DatasetWriter(earlier.path("content", source), content.schema, content.metadata) as writer:
+                for group in iter_row_groups(content):
+                    writer.write(group.filter(pc.is_in(group.column("item_id"), existing)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.dataset import Dataset, open_dataset, read_table
@@ -24,10 +25,14 @@ SHARED = ("impressions", "items", "content", "dense_ids")  # of a world, by all 
 class Coding:
     """A quantizer: its levels L and codes K, and any further settings as dotted keys; the world's own where all are left out.
 
-    With `embed.sources` among them it is a quantizer per source of content, each item then having a Semantic ID of each.
+    Attributes:
+        settings: overrides of the world's recipe. With `embed.sources` among them it is a quantizer per source of content, each item then
+            having a Semantic ID of each.
+        until: share of the log; items that did not exist by then are coded too, but it has not been trained on them.
     """
 
     settings: tuple[tuple[str, Any], ...] = ()
+    until: float = 1.0
 
     @classmethod
     def of(cls, **quantize: Any) -> "Coding":
@@ -38,6 +43,7 @@ class Coding:
     def name(self) -> str:
         """Of its folder."""
         told = [(key.removeprefix("quantize."), "+".join(value) if isinstance(value, tuple) else value) for key, value in self.settings]
+        told += [("until", f"{self.until:g}")] if self.until < 1 else []
         return "-".join(f"{key}_{value}" for key, value in told) or "own"
 
 
@@ -111,10 +117,7 @@ class World:
     @cached_property
     def vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Ids of the items with content, int64 [N], and their content embeddings of the recipe's first source, float32 [N, D]."""
-        table = read_table(open_dataset(self.config.path("content", self.config.embed.sources[0])))
-        ids, vectors = table.column("item_id").to_numpy(), table.column("vector").combine_chunks()
-        known = vectors.is_valid().to_numpy(zero_copy_only=False)
-        return ids[known], vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)  # flatten leaves out items without content
+        return content_of(self.config)
 
     def columns(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Columns of the log, [N] each, by name; those that it does not have are left out."""
@@ -125,6 +128,24 @@ class World:
     def oracle(self) -> NDArray[np.float64] | None:
         """The true click probabilities, float64 [N]; None on a real log."""
         return self.columns([ORACLE.name]).get(ORACLE.name)
+
+
+def content_of(config: RunConfig) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`World.vectors` of a run."""
+    table = read_table(open_dataset(config.path("content", config.embed.sources[0])))
+    ids, vectors = table.column("item_id").to_numpy(), table.column("vector").combine_chunks()
+    known = vectors.is_valid().to_numpy(zero_copy_only=False)
+    return ids[known], vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)  # flatten leaves out items without content
+
+
+def existing_items(config: RunConfig, until: float) -> NDArray[np.int64]:
+    """Ids of the items that were created or shown before a share of the rows had been logged: int64, ascending."""
+    log = read_table(open_dataset(config.location("impressions")), ["timestamp", "item_id"])
+    items = read_table(open_dataset(config.path("items")), ["item_id", "created_at"])
+    row = int(until * log.num_rows)
+    created = pc.fill_null(pc.less(items.column("created_at"), log.column("timestamp")[row]), False)
+    shown = pc.is_in(items.column("item_id"), log.column("item_id").slice(0, row))
+    return np.sort(items.filter(pc.or_(created, shown)).column("item_id").to_numpy())
 
 
 def link(workdir: Path, other: Path, names: Iterable[str]) -> None:
