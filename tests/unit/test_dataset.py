@@ -1,5 +1,6 @@
 """Parquet data sets: whole or absent, in row order, and no damage that goes unseen."""
 
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from features.dataset import MANIFEST, Dataset, DatasetWriter, iter_row_groups, open_dataset, read_table
 from features.errors import InputError
 from features.files import sha256_file, write_durably
+from features.location import Location
+from features.part_file import DataFile, PartFile
 from launch.chain import ROOT
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("codes", pa.list_(pa.uint16())), pa.field("text", pa.string())])
@@ -241,3 +244,50 @@ def test_a_file_written_durably_is_never_half_there(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert path.read_bytes() in blocks
+
+
+def test_codes_and_listed_times_are_stored_by_significance_and_the_rest_by_dictionaries(tmp_path: Path) -> None:
+    time, codes = pa.timestamp("us", tz="UTC"), pa.uint16()
+    split = {
+        "times": pa.list_(time),
+        "codes": pa.list_(codes),
+        "target": pa.list_(codes, 2),
+        "code": codes,
+        "deep": pa.list_(pa.list_(codes)),
+    }
+    rest = {
+        "time": time,
+        "ids": pa.list_(pa.int64()),
+        "text": pa.string(),
+        "map": pa.map_(pa.string(), time),
+        "both": pa.struct([("x", codes)]),
+    }
+    schema = pa.schema([*split.items(), *rest.items()])
+    values = {"target": [1, 2], "code": 1, "time": 1, "text": "a", "map": [("k", 1)], "both": {"x": 1}, "deep": [[1], [2]]}
+    row = {name: values.get(name, [1, 2]) for name in schema.names}
+    with DatasetWriter(tmp_path, schema, {}) as writer:
+        writer.write(pa.Table.from_pylist([row] * 9, schema))
+    dataset = open_dataset(tmp_path)
+    assert read_table(dataset).to_pylist() == pa.Table.from_pylist([row] * 9, schema).to_pylist()
+    group = pq.read_metadata(dataset.part(0).path).row_group(0)
+    columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
+    by_significance = {name.replace(".list.element", "") for name, column in columns.items() if "BYTE_STREAM_SPLIT" in column.encodings}
+    assert by_significance == {*split, "map.key_value.value", "both.x"}
+    assert all(("RLE_DICTIONARY" in column.encodings) != ("BYTE_STREAM_SPLIT" in column.encodings) for column in columns.values())
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
+
+
+def test_a_part_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Stop), PartFile(Location.of(tmp_path), 3) as part:
+        part.write(b"half of it")
+        assert len(list(tmp_path.iterdir())) == 1
+        raise Stop
+    assert list(tmp_path.iterdir()) == []
+    assert part.write(b"what its writer says when it is closed") == 38
+    with PartFile(Location.of(tmp_path), 3) as part:
+        part.write(b"the whole")
+        file = part.finish(7)
+    digest = hashlib.sha256(b"the whole").hexdigest()
+    assert file == DataFile(f"part-00003-{digest[:8]}.parquet", 7, 9, digest)
+    assert (tmp_path / file.name).read_bytes() == b"the whole"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
