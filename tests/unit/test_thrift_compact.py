@@ -124,6 +124,7 @@ DEEP_STRUCTS = bytes([0x1C]) * 100_000
         (b"\x17abc\x00", "a value has no end"),
         (b"\x16" + b"\xff" * 9 + b"\x02\x00", "more than 64 bits"),
         (b"\x16" + b"\xff" * 1000, "more than 64 bits"),
+        (b"\x16" + b"\x80" * 20 + b"\x00\x00", "more than 64 bits"),
         (b"\x18" + b"\xff" * 9 + b"\x01\x00", "a value has no end"),
         (b"\x19\xf5" + b"\xff" * 4 + b"\x0f\x00", "are more than the bytes that are left"),
         (b"\x1b" + b"\xff" * 4 + b"\x0f\x55\x00", "are more than the bytes that are left"),
