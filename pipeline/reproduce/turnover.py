@@ -52,11 +52,11 @@ class Turnover:
         return float((last_day - self._day >= lag)[early].mean())
 
 
-def half_life(lags: Int64, staying: Float) -> float | None:
-    """Where a curve that starts at 1 first falls to a half, straight between its points; None where it does not."""
+def half_life(lags: Int64, staying: Float) -> float:
+    """Where a curve that starts at 1 first falls to a half, straight between its points; NaN where it does not."""
     x, y = np.concatenate([[0], lags]).astype(np.float64), np.concatenate([[1.0], staying])
     below = np.flatnonzero(y <= 0.5)
     if not len(below):
-        return None
+        return np.nan
     after = below[0]
     return float(x[after - 1] + (y[after - 1] - 0.5) / (y[after - 1] - y[after]) * (x[after] - x[after - 1]))

@@ -71,7 +71,7 @@ def test_turnover_of_items_that_are_seldom_shown_is_their_true_one() -> None:
 def test_half_life_lies_between_the_points_around_one_half() -> None:
     assert half_life(np.array([1, 2, 4]), np.array([0.8, 0.6, 0.4])) == pytest.approx(3.0)
     assert half_life(np.array([2]), np.array([0.25])) == pytest.approx(4 / 3)
-    assert half_life(np.array([1, 2]), np.array([0.8, 0.6])) is None
+    assert np.isnan(half_life(np.array([1, 2]), np.array([0.8, 0.6])))
 
 
 def test_entropy_in_bits() -> None:

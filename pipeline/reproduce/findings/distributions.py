@@ -110,22 +110,25 @@ def tiers(counts: Int64) -> Int64:
 def _turnover(events: Events) -> tuple[list[Row], str]:
     turnover = Turnover(events.item, events.day, events.user)
     lags = np.unique(np.geomspace(1, max(1, 0.75 * (turnover.days - 1)), LAGS).round().astype(np.int64))
-    curve = np.array([turnover.staying(int(lag))(np.ones(len(events.item))) for lag in lags])
-    again = np.array([turnover.shown_again(int(lag)) for lag in lags])
-    left, seldom = "items of a day that have left six days later", "items of a day not shown again six days later or at any time after"
+    staying = [turnover.staying(int(lag)) for lag in [*lags, SIX_DAYS]]
+
+    def figures(weights: Float) -> list[float]:
+        *curve, six = (share(weights) for share in staying)
+        return [100 * (1 - six), half_life(lags, np.array(curve)), *(100 * share for share in curve)]
+
+    left, half, *curve = over_groups(events.user, figures)
+    what = "items of a day that have left six days later", "items of a day not shown again six days later or at any time after"
     if turnover.days <= SIX_DAYS + 1:
-        rows = [Row(what, "50%", None, why_not=f"this log has {turnover.days} days") for what in (left, seldom)]
+        rows = [Row(each, "50%", None, why_not=f"this log has {turnover.days} days") for each in what]
     else:
-        staying = turnover.staying(SIX_DAYS)
-        [gone] = over_groups(events.user, lambda w: [100 * (1 - staying(w))])
-        rows = [Row(left, "50%", gone), Row(seldom, "50%", Estimate(100 * (1 - turnover.shown_again(SIX_DAYS)), np.nan, np.nan))]
-    half = half_life(lags, curve)
-    why_not = "" if half is not None else f"{100 * (1 - curve[-1]):.0f}% have left after {lags[-1]} days, and this log ends soon after"
-    ours = None if half is None else Estimate(half, np.nan, np.nan)
-    rows.append(Row("days after which half of the items of a day have left", "6", ours, "", why_not=why_not))
+        rows = [Row(what[0], "50%", left), Row(what[1], "50%", Estimate(100 * (1 - turnover.shown_again(SIX_DAYS)), np.nan, np.nan))]
+    known = np.isfinite(half.low)
+    why_not = "" if known else f"{100 - curve[-1].mean:.0f}% have left after {lags[-1]} days, and it is not clear when half of them had"
+    rows.append(Row("days after which half of the items of a day have left", "6", half if known else None, "", why_not=why_not))
+    everything = Estimate(100.0, np.nan, np.nan)
     series = {
-        "chance to be shown cancelled out": ([0, *lags], exact([100.0, *(100 * curve)])),
-        "shown again then or later": ([0, *lags], exact([100.0, *(100 * again)])),
+        "chance to be shown cancelled out": ([0, *lags], [everything, *curve]),
+        "shown again then or later": ([0, *lags], [everything, *exact([100 * turnover.shown_again(int(lag)) for lag in lags])]),
     }
     label = "Share of a day's items that are still shown some days later"
     return rows, curves("drift", label, series, Axis("days later", whole=True), Axis("items of a day, percent"))
@@ -187,12 +190,19 @@ def _alike(events: Events, world: World) -> tuple[list[Row], str]:
     for length, (*_, gain, control, _, _) in zip(lengths, each, strict=True):
         what = f"correlation of the clicks on two items that share {codes_in_words(length)}, less that of two items of a hashed row"
         rows.append(Row(what, "", gain, "points", "positive", control))
-    for length, (*_, within, hashed) in zip(lengths, each, strict=True):
-        for name, ours in ((f"{codes_in_words(length)} shared", within), ("as many hashed rows", hashed)):
-            what = f"variance of items' click rates that lies within a row: {name}"
-            clear = np.isfinite(ours.low)
-            rows.append(Row(what, "", ours if clear else None, why_not="" if clear else "click rates of these items do not clearly differ"))
+    rows += _within_rows([(f"{codes_in_words(length)} shared", *of[-2:]) for length, of in zip(lengths, each, strict=True)])
     names = ("Semantic ID", "hashed rows", "shuffled Semantic ID")
     series = {name: ([*lengths], [estimates[index] for estimates in each]) for index, name in enumerate(names)}
     label = "Correlation of the clicks on two items of a row, by the number of codes that they share, beside hashed and shuffled rows"
     return rows, curves("alike", label, series, Axis("codes that items of a row share", whole=True), Axis("correlation, percent"))
+
+
+def _within_rows(found: list[tuple[str, Estimate, Estimate]]) -> list[Row]:
+    """By prefix length in words: of rows with a common prefix, and of hashed ones."""
+    what = "variance of items' click rates that lies within a row"
+    rows = []
+    for shared, *ours in found:
+        for name, within in zip((shared, f"hashed rows, as many as of {shared}"), ours, strict=True):
+            if np.isfinite(within.low):
+                rows.append(Row(f"{what}: {name}", "", within))
+    return rows or [Row(what, "", None, why_not="items of this log do not clearly differ in their click rates")]
