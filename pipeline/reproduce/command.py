@@ -67,7 +67,7 @@ class Size(NamedTuple):
     seeds: int
 
 
-SIZES = {"small": Size(120_000, 3), "full": Size(None, 5)}
+SIZES = {"small": Size(80_000, 3), "full": Size(None, 5)}
 
 
 def run(options: argparse.Namespace) -> int:
