@@ -4,11 +4,9 @@ import argparse
 import importlib
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -17,13 +15,12 @@ from features.errors import InputError
 from features.files import write_durably
 from pipeline import recipe as recipes
 from pipeline.config import RunConfig
-from pipeline.preemption import Preempted
 from pipeline.recipe import with_overrides
 from pipeline.reproduce.core import core
 from pipeline.reproduce.finding import Finding
 from pipeline.reproduce.page import write
 from pipeline.reproduce.results import Made
-from pipeline.reproduce.runs import TaskFailed, Workers, duration, progress
+from pipeline.reproduce.runs import TaskFailed, Workers, duration, progress, stoppable
 from pipeline.reproduce.study import Study, merged
 from pipeline.reproduce.tasks import Code, Prepare, alone, code_behind
 from pipeline.reproduce.terminal import print_findings
@@ -87,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     size, out = _size(options), Path(options.out or f"runs/reproduction/{Path(options.data).stem}")
     modules = [importlib.import_module(f"pipeline.reproduce.findings.{name}") for name in _chosen(options.only)]
     worlds = [World(name, config, out) for name, config in _configs(options, size)]
-    with _stoppable(), alone(out / ".lock", wait=False) as is_alone:
+    with stoppable(), alone(out / ".lock", wait=False) as is_alone:
         if not is_alone:
             raise InputError(f"{out}: another 'semid reproduce' is at work there")
         try:
@@ -192,15 +189,3 @@ def _command(options: argparse.Namespace) -> str:
         if value is not None and (name, value) != ("size", "small"):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, *(word for override in options.set for word in ("--set", override))])
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM is to this command as Ctrl-C: its processes end at once, and what they had finished is kept."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Preempted("stopped; the same command goes on from here") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

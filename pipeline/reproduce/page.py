@@ -1,5 +1,6 @@
 """Writes what was found: reproduction.html, a page of its own that needs no network, reproduction.json and reproduction.md."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,8 +55,9 @@ def render(told: Results, plots: Sequence[Sequence[str]]) -> str:
         "counted": counted,
         "duration": duration,
         "minus": minus,
-        "reason": reason,
+        "reason": lambda row: reason(row)[:1].upper() + reason(row)[1:],
         "yaml": _yaml,
+        "setting": setting,
     }
     return made.get_template(f"{NAME}.html.j2").render(
         told=told,
@@ -104,6 +106,11 @@ def _place(value: float, scale: tuple[float, float]) -> float:
     """Within the drawing, with a margin for the dot of a mean at the edge."""
     least, most = scale
     return round(MARGIN + (SCALE - 2 * MARGIN) * (min(max(value, least), most) - least) / (most - least), 1)
+
+
+def setting(value: Any) -> str:
+    """A value of the recipe on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _has_interval(each: dict[str, float | None] | None) -> bool:

@@ -38,7 +38,7 @@ def results(study: Study, findings: Iterable[Finding], made: Made) -> Results:
     Keys: `schema`, SCHEMA; `command`, `processes` and `seconds` (`command`, of this call; `trainings`, of all trainings together, in
     whatever call they were made); `name`, `seeds` and `draws`, behind each interval; `data`, what the log is, and `sizes` of it;
     `worlds`, the log and its variations; `verdicts`, rows by verdict; `findings`, each with `number`, `title`, `question`, `verdicts`,
-    `notes` and `rows`; `variants`; `settings`, the recipe.
+    `notes` and `rows`; `variants`, and `trainings`, how many there are of them all; `settings`, the recipe.
 
     A row has `what`, `paper`, `ours` and `control` (null, or `mean`, `low` and `high`), `unit`, `expected` (null, or negative, positive or
     zero), `found` (the sign of ours), `verdict`, `words`, and `why_not`.
@@ -47,15 +47,17 @@ def results(study: Study, findings: Iterable[Finding], made: Made) -> Results:
     log, rows = study.world.impressions, study.world.impressions.rows
     impressed = len(np.unique(study.log["item_id"]))
     variants = [each | {"world": of.world.name} for of in (study, *study.others) for each in _variants(of)]
-    return {
+    seconds = [each for of in (study, *study.others) for each in of.seconds()]
+    everything = {
         "schema": SCHEMA,
         "name": study.world.config.name,
         "command": made.command,
         "processes": made.processes,
         "seconds": {
             "command": round(made.seconds, 1),
-            "trainings": round(sum(s for of in (study, *study.others) for s in of.seconds()), 1),
+            "trainings": round(sum(seconds), 1),
         },
+        "trainings": len(seconds),
         "seeds": list(study.seeds),
         "draws": DRAWS,
         "data": log.metadata,
@@ -75,6 +77,7 @@ def results(study: Study, findings: Iterable[Finding], made: Made) -> Results:
         "variants": variants,
         "settings": study.world.config.model_dump(mode="json", exclude={"workdir", "evaluate"}),
     }
+    return dict(json.loads(as_json(everything)))  # as a reader of the file has it
 
 
 def as_json(told: Results) -> bytes:
@@ -125,8 +128,7 @@ def _number(value: float, row: dict[str, Any], key: str) -> str:
 
 def reason(row: dict[str, Any]) -> str:
     """The words of a row without its verdict; empty where that says everything."""
-    said: str = VERDICT_FIRST.sub("", row["words"])
-    return said[:1].upper() + said[1:]
+    return VERDICT_FIRST.sub("", row["words"])
 
 
 def minus(text: str) -> str:
@@ -176,7 +178,7 @@ def _variants(study: Study) -> list[dict[str, Any]]:
 
 def _variant(study: Study, variant: Variant) -> dict[str, Any]:
     """A variant in words, and in the recipe's."""
-    config = with_overrides(study.world.config, {"evaluate.variants": {variant.name: dict(variant.settings)}})
+    config = with_overrides(study.world.coded(variant.coding), {"evaluate.variants": {variant.name: dict(variant.settings)}})
     return {
         "name": variant.name,
         "tables": describe(config, variant.name),

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from features.errors import InputError
 from launch.components import PROCESS_ENV
+from pipeline.preemption import Preempted
 from pipeline.reproduce.tasks import Task
 
 
@@ -39,6 +40,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         self.logs.mkdir(parents=True, exist_ok=True)
+        self._environment = dict(os.environ)
         os.environ |= {**PROCESS_ENV, "OMP_NUM_THREADS": "1"}  # read when the processes start
         context = multiprocessing.get_context("spawn")
         lifeline, self._lifeline = context.Pipe(duplex=False)
@@ -50,6 +52,8 @@ class Workers:
             self._pool.shutdown()
         self._lifeline.close()
         self._pool.shutdown(cancel_futures=True)
+        os.environ.clear()
+        os.environ |= self._environment
 
     def perform(self, title: str, tasks: Sequence[Task]) -> None:
         """Do what is not done yet, the costliest first.
@@ -111,6 +115,18 @@ def _perform(task: Task, logs: Path) -> None:
 
 def _log(logs: Path) -> Path:
     return logs / f"{os.getpid()}.log"
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM is in this block what Ctrl-C is; raises Preempted after either. Workers end, and what they finished is kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Preempted("stopped; the same command goes on from here") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -72,8 +72,9 @@ class Study:
         return int(self._about(name, self.seeds[0])["table_rows"])
 
     def seconds(self) -> list[float]:
-        """How long each training took, on one core."""
-        return [float(self._about(name, seed)["seconds"]) for name in self._variants for seed in self.seeds]
+        """How long each training took, on one core; one that goes by several names is counted once."""
+        first = {self._results(name, seed): (name, seed) for name in self._variants for seed in self.seeds}
+        return [float(self._about(name, seed)["seconds"]) for name, seed in first.values()]
 
     def rows(self, part: Part) -> slice:
         """Of the world's log."""

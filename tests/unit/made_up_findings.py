@@ -7,17 +7,18 @@ from pipeline.plots import _svg
 from pipeline.reproduce.core import represented
 from pipeline.reproduce.finding import Estimate, Finding, Row
 from pipeline.reproduce.study import Study
-from pipeline.reproduce.world import Variant, World
+from pipeline.reproduce.world import Coding, Variant, World
 
 EVIL = "<script>alert('$x$')</script>&amp; | `code` *bold* [link](https://example.org) \\ _under_"
 NAN = float("nan")
 
 
 def variants(world: World) -> list[Variant]:
-    """One of its own, with settings that must be told."""
-    return [
-        represented("semantic_id_of_the_target", {"target": {"kind": "semantic_id", "depth": 2, "history": False}}, train__id_dropout=0.0)
-    ]
+    """Two of its own, with settings that must be told, one of them with a coding that alone has its source of content."""
+    views = {"view": {"kind": "semantic_id", "source": "vector_view_2", "depth": 2}}
+    coding = Coding((("embed.sources", ("text", "vector_view_2")), ("quantize.levels", 2)))
+    target = {"target": {"kind": "semantic_id", "depth": 2, "history": False}}
+    return [represented("semantic_id_of_the_target", target, train__id_dropout=0.0), represented("of_a_view", views, coding=coding)]
 
 
 def find(study: Study) -> Finding:

@@ -1,6 +1,7 @@
 """A study on a toy log whose scores are made up: logits of known quality for each variant and seed, put where training would put them."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from features.schema import ITEMS
 from pipeline import recipe as recipes
 from pipeline.reproduce.core import core
 from pipeline.reproduce.study import Study
-from pipeline.reproduce.world import Variant, World
+from pipeline.reproduce.world import OWN, Variant, World
 from tests.toy_log import toy_recipe, write_toy_log
 
 ROWS, BATCH = 3000, 128
@@ -44,6 +45,9 @@ def toy_study(root: Path, variants: list[Variant] | None = None, seeds: tuple[in
     """Every core variant, and others that are asked for, as if they were trained: worse the more NOISE their logits have."""
     world = toy_world(root)
     study = Study(world, [*core(world), *(variants or [])], seeds)
+    for coding in {variant.coding for variant in study.variants} - {OWN}:
+        world.share(coding)
+        shutil.copytree(world.config.path("store"), world.coded(coding).path("store"))
     for task in study.tasks():
         put_scores(study, task.results, made_up_logits(study, task.variant, task.config.train.seed))
     return study
