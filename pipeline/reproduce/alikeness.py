@@ -30,10 +30,12 @@ def item_clicks(clicks: Float, weights: Float, item: Int64, items: int) -> ItemC
     """Args: clicks (0 or 1), weights and item numbers of impressions, [n] each; N."""
     rate = float((weights * clicks).sum() / weights.sum())
     about = weights * (clicks - rate)
-    shown, clicked = np.bincount(item, weights, items), np.bincount(item, about, items)
-    pairs = shown**2 - np.bincount(item, weights**2, items)
-    products = clicked**2 - np.bincount(item, about**2, items)
-    return ItemClicks(shown, clicked, pairs, products, rate)
+    shown, clicked, squares, of_squares = (_sums(item, values, items) for values in (weights, about, weights**2, about**2))
+    return ItemClicks(shown, clicked, shown**2 - squares, clicked**2 - of_squares, rate)
+
+
+def _sums(item: Int64, values: Float, items: int) -> Float:
+    return np.bincount(item, values, items).astype(np.float64)
 
 
 class Alikeness(NamedTuple):

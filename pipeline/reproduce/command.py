@@ -29,6 +29,10 @@ from pipeline.stage import code_fingerprint
 
 # In the order of the page.
 FINDINGS = (
+    "table_2",
+    "table_3a",
+    "table_3b",
+    "table_4",
     "table_5",
     "table_6",
     "table_7",
@@ -40,6 +44,7 @@ FINDINGS = (
     "prefix_similarity",
     "stability",
     "importance",
+    "progressive",
 )
 VIEWS = 6  # of the content of simulated items, for paper A's six sources in production; the log is the same however many there are
 SHARES = (0.8, 0.4, 0.0)  # of the item effect that lies in the topics, of the simulated worlds; the first is judged by every finding

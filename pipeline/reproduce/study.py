@@ -231,8 +231,17 @@ def over_groups(groups: NDArray[np.int64], statistic: Callable[[NDArray[np.float
 
     bootstrap.estimate(record)
     # Each draw is made once for all figures; what it gave is then read out figure by figure.
-    columns = (iter(column) for column in np.array(figures, np.float64).T)
-    return [_of(bootstrap.estimate(lambda _, column=column: np.array([next(column)]))) for column in columns]
+    return [_of(bootstrap.estimate(_Recorded(column))) for column in np.array(figures, np.float64).T]
+
+
+class _Recorded:
+    """A statistic that is known for each draw, in order."""
+
+    def __init__(self, figures: NDArray[np.float64]) -> None:
+        self._figures = iter(figures)
+
+    def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([next(self._figures)])
 
 
 def _of(gain: Gain) -> Estimate:

@@ -71,7 +71,7 @@ def test_topics_as_codes_lose_less_than_a_random_swap_and_deeper_ones_least() ->
         )
         for groups in levels
     ]
-    clicked = np.random.default_rng(1).random(len(own)) < own
+    clicked = (np.random.default_rng(1).random(len(own)) < own).astype(np.float64)
     found = [click_loss(own, other, clicked * np.isfinite(others[-1])) for other in others]
     assert found == sorted(found, reverse=True)
     assert found[0] > 2 * found[-1]

@@ -72,6 +72,7 @@ def _source(tmp_path: Path) -> BatchSource:
 def _target_keys(source: BatchSource, rows: object) -> dict[str, np.ndarray]:
     """First key of the target, by table."""
     batch = source.builder.build(rows, first_row=0, size=60, step_rows=(0, 60), training=False, known_before=0)
+    assert batch.items is not None
     positions = 1 + source.config.ingest.history_length
     found = {}
     for name, jagged in batch.items.to_dict().items():

@@ -10,7 +10,7 @@ from pipeline.reproduce.core import core
 from pipeline.reproduce.findings import progressive
 from pipeline.reproduce.findings.progressive import covered, ratio_of_deviations
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import ROWS, Results, toy_study, toy_world
+from tests.unit.toy_finding import ROWS, Results, toy_study, toy_world
 
 
 def test_the_oracle_covers_all_and_no_item_nothing() -> None:

@@ -12,7 +12,7 @@ from pipeline.reproduce.findings import table_2
 from pipeline.reproduce.study import merged
 from pipeline.reproduce.world import OWN, Variant, World
 from tests.toy_log import write_toy_log
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 K = 128
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.reproduce.findings import table_3a
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import ROWS, Results, toy_study, toy_world
+from tests.unit.toy_finding import ROWS, Results, toy_study, toy_world
 
 
 def test_gains(tmp_path: Path) -> None:

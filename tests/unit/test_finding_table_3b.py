@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 from pipeline.reproduce.findings import table_3b
 from pipeline.reproduce.findings.table_3b import PAPER, Window, drift_gap, windows
 from pipeline.reproduce.world import Variant
-from tests.unit.toy_study import ROWS, Results, toy_study, toy_world
+from tests.unit.toy_finding import ROWS, Results, toy_study, toy_world
 
 
 def test_windows_are_the_papers_hours_where_each_has_as_many_rows() -> None:

@@ -10,7 +10,7 @@ from pipeline import recipe as recipes
 from pipeline.reproduce.findings import table_4
 from pipeline.reproduce.world import Variant, World
 from tests.toy_log import write_toy_log
-from tests.unit.toy_study import Results, toy_study, toy_world
+from tests.unit.toy_finding import Results, toy_study, toy_world
 
 
 @pytest.mark.parametrize(("rows", "batch", "fraction"), [(3000, 64, 0.8), (3000, 100, 0.8), (2999, 38, 0.7), (1000, 100, 0.51)])

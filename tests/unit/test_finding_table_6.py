@@ -39,6 +39,8 @@ def test_gains(tmp_path: Path) -> None:
         return ((2.0 * clicks - 1) * (sure.get(variant.name, 0.2) + 0.1 * later)).astype(np.float32), {}
 
     rows = table_6.find(toy_study(world, table_6, results)).rows
+    assert [(row.ours and row.ours.mean, row.verdict) for row in rows[6:]] == [(row.ours and row.ours.mean, "shown") for row in rows[:4]]
+    rows = rows[:6]
     gains = [100 * (np.log1p(np.exp(-a - b)) / np.log1p(np.exp(-0.2 - b)) - 1) for a in (0.5, 0.3, 0.1) for b in (0, 0.1)]
     assert [row.ours.mean for row in rows if row.ours] == pytest.approx(gains, rel=1e-5)
     assert [row.verdict for row in rows] == ["confirmed"] * 4 + ["not confirmed"] * 2

@@ -68,11 +68,11 @@ def find(study: Study) -> Finding:
     clicks = log[LABEL + world.config.model.tasks[0]].astype(np.float64)
     events = Events.of(log["item_id"], log["user_id"], clicks, log["timestamp"] // DAY)
     constructed = world.impressions.metadata.get("negatives")
-    notes = NOTES
+    notes = [*NOTES]
     if constructed:
-        notes += (
+        notes.append(
             f"Negatives of this log were {constructed}: skew and turnover are of the positives alone. As far as the negatives follow "
-            "popularity, they leave items no click rate of their own, and little that items of a row could have in common.",
+            "popularity, they leave items no click rate of their own, and little that items of a row could have in common."
         )
     shown = events.where(events.clicks > 0) if constructed else events
     turnover, drift = _turnover(shown)
@@ -85,7 +85,7 @@ def find(study: Study) -> Finding:
         "How unevenly are impressions spread over items, how fast do items leave, and do items that share a Semantic ID row have more "
         "alike click rates than items that share a hashed row?",
         (*_skew(shown), *turnover, *use, *alike),
-        notes,
+        tuple(notes),
         (skew_plot(np.sort(np.bincount(shown.item))[::-1]), drift, clicks_by_row, alike_plot),
     )
 
@@ -142,7 +142,8 @@ def _use_of_rows(events: Events, world: World) -> tuple[list[Row], str]:
 
     def clicked(weights: Float) -> list[Float]:
         each = np.bincount(events.item, weights * events.clicks, len(ids))
-        return [np.bincount(keys.ravel(), np.repeat(each, keys.shape[1]), total) for keys in tables.values()]
+        sums = (np.bincount(keys.ravel(), np.repeat(each, keys.shape[1]), total) for keys in tables.values())
+        return [counts.astype(np.float64) for counts in sums]
 
     entropies = over_groups(events.user, lambda w: [entropy_bits(counts) for counts in clicked(w)])
     in_use = [Estimate(100 * len(np.unique(keys)) / total, np.nan, np.nan) for keys in tables.values()]
@@ -190,7 +191,7 @@ def _alike(events: Events, world: World) -> tuple[list[Row], str]:
     for length, (*_, gain, control, _, _) in zip(lengths, each, strict=True):
         what = f"correlation of the clicks on two items that share {codes_in_words(length)}, less that of two items of a hashed row"
         rows.append(Row(what, "", gain, "points", "positive", control))
-    rows += _within_rows([(f"{codes_in_words(length)} shared", *of[-2:]) for length, of in zip(lengths, each, strict=True)])
+    rows += _within_rows([(f"{codes_in_words(length)} shared", of[-2], of[-1]) for length, of in zip(lengths, each, strict=True)])
     names = ("Semantic ID", "hashed rows", "shuffled Semantic ID")
     series = {name: ([*lengths], [estimates[index] for estimates in each]) for index, name in enumerate(names)}
     label = "Correlation of the clicks on two items of a row, by the number of codes that they share, beside hashed and shuffled rows"

@@ -52,8 +52,8 @@ def _name(scheme: str, size: float = 1.0, *, shuffled: bool = False) -> str:
 
 def _of_scheme(scheme: str, world: World, size: float = 1.0, *, shuffled: bool = False) -> Variant:
     table = {"kind": "semantic_id", "scheme": scheme.removeprefix("paper_b_"), "rows": int(size * world.config.model.rows)}
-    settings = {"train__store": "store_shuffled"} if shuffled else {}
-    return represented(_name(scheme, size, shuffled=shuffled), {"semantic_id": table}, **settings)
+    store = "store_shuffled" if shuffled else "store"
+    return represented(_name(scheme, size, shuffled=shuffled), {"semantic_id": table}, train__store=store)
 
 
 def _hashed(world: World, size: float) -> Variant:
