@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace, seeds: int, out: Path, modules: Sequence[ModuleType], worlds: Sequence[World]) -> None:
     started, (main, *further) = time.monotonic(), worlds
     processes = options.processes or len(os.sched_getaffinity(0))
-    if options.only and not any(getattr(module, "OTHERS", False) for module in modules):
+    if options.only and not any(getattr(module, "OTHER_WORLDS", False) for module in modules):
         further = []
     with Workers(processes, out / "logs") as workers:
         workers.perform("world", [Prepare(main.config)])

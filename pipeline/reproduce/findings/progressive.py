@@ -14,6 +14,7 @@ from pipeline.reproduce.plots_segments import segment_plot
 from pipeline.reproduce.study import Study
 from pipeline.reproduce.world import Variant, World
 
+OTHER_WORLDS = True  # it reads `Study.others`
 MODULO = "semantic_id_modulo"
 SHUFFLED = "shuffled_semantic_id"
 OTHERS = {  # than the baseline
