@@ -179,8 +179,9 @@ def browser() -> Iterator[Browser]:
 @contextlib.contextmanager
 def opened(browser: Browser, made: Made, size: tuple[int, int], scheme: str = "light") -> Iterator[Page]:
     """The page in a window of its own; on the way out, nothing was asked of the network and nothing went wrong."""
-    dark = "dark" if scheme == "dark" else "light"
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=dark, offline=True)
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if scheme == "dark" else "light", offline=True
+    )
     address, asked, wrong = (made.out / "reproduction.html").as_uri(), list[str](), list[str]()
     page = context.new_page()
     page.on("request", lambda request: asked.append(request.url))

@@ -52,7 +52,7 @@ def test_what_this_data_cannot_tell_says_why() -> None:
     assert (told.verdict, told.words) == ("not testable", "Not testable on this data: this log has one source of content.")
     for wrong in ({"ours": None}, {"ours": CLEAR, "why_not": "no idea"}):
         with pytest.raises(ValueError, match="'this': a row has either a figure or the reason"):
-            Row("this", "", **wrong)  # type: ignore[arg-type]
+            Row("this", "", **wrong)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,8 @@ def test_what_the_control_says(control: Estimate, verdict: str, words: str) -> N
 
 
 def test_the_control_has_no_say_where_there_is_no_gain() -> None:
-    for ours, expected in ((WIDE, "negative"), (CLEAR, "positive"), (CLEAR, None), (WIDE, "zero")):
+    cases: list[tuple[Estimate, Sign | None]] = [(WIDE, "negative"), (CLEAR, "positive"), (CLEAR, None), (WIDE, "zero")]
+    for ours, expected in cases:
         alone, controlled = (row(ours, expected, control=control) for control in (None, CLEAR))
         assert (alone.verdict, alone.words) == (controlled.verdict, controlled.words)
 

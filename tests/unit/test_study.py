@@ -351,7 +351,7 @@ def test_the_code_behind_a_probe_is_its_module_and_what_that_imports() -> None:
 
 
 def test_core_variants_are_at_equal_rows_but_for_a_row_per_item(world: World) -> None:
-    sizes = {}
+    sizes: dict[str, list[Any]] = {}
     for variant in [*core(world), target_only("target", {"kind": "semantic_id"}, world)]:
         config = world.run_config(variant, 0)
         sizes[variant.name] = [config.model.rows_of(name) for name in config.model.representations]
