@@ -37,11 +37,14 @@ def test_lengths_are_compared_on_the_same_impressions() -> None:
     own = np.full(1000, 0.5)
     shorter = np.where(item < 500, 0.4, 0.0)
     longer = np.where(item < 500, 0.45, np.nan)
-    losses = Losses(item, own, [shorter, longer])
+    losses = Losses(item, own, [[shorter, longer]])
     assert [each.mean for each in losses.loss] == pytest.approx([60, 10])
     assert losses.saved[0].mean == pytest.approx(-10)
     assert losses.saved[0].sign == "negative"
     assert losses.swapped == [1.0, 0.5]
+    twice = Losses(item, own, [[shorter, longer], [shorter, longer / 3]])
+    assert [each.mean for each in twice.loss] == pytest.approx([60, 40])
+    assert twice.saved[0].mean == pytest.approx(20)
 
 
 def test_click_probability_is_the_oracle_of_the_item_that_was_shown() -> None:

@@ -1,11 +1,8 @@
 """Several figures of one set of draws are what each figure alone comes to."""
 
-from functools import partial
-
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.intervals import UserBootstrap
+from pipeline.intervals import Gain, UserBootstrap
 from pipeline.reproduce.study import DRAWS, over_groups
 
 
@@ -14,14 +11,9 @@ def test_figures_together_are_those_of_each_alone() -> None:
     groups, values = rng.integers(0, 40, 500), rng.normal(size=(3, 500))
     together = over_groups(groups, lambda weights: [float(np.average(each, weights=weights)) for each in values])
     for figure, each in zip(together, values, strict=True):
-        alone = UserBootstrap(groups, DRAWS).estimate(partial(_average, each))
-        assert tuple(figure) == tuple(alone)
+        assert tuple(figure) == tuple(_alone(groups, each))
         assert figure.low < figure.mean < figure.high
     assert len({figure.mean for figure in together}) == 3
-
-
-def _average(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([np.average(values, weights=weights)])
 
 
 def test_a_figure_that_a_draw_cannot_have_has_no_interval() -> None:
@@ -29,3 +21,7 @@ def test_a_figure_that_a_draw_cannot_have_has_no_interval() -> None:
     assert figure.mean == 1
     assert np.isnan(figure.low)
     assert figure.sign == "zero"
+
+
+def _alone(groups: np.ndarray, values: np.ndarray) -> Gain:
+    return UserBootstrap(groups, DRAWS).estimate(lambda weights: np.array([np.average(values, weights=weights)]))

@@ -18,6 +18,7 @@ from pipeline.reproduce.world import Variant, World
 Float = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 PAPER = ("13.7%", "8.2%", "6.0%", "5.2%")
+CHANCES = 8  # ways to shuffle whose mean is taken: a few items have most clicks, and one way may be lucky for them
 PAIRS = 1 << 20  # of a row and an item looked at together
 TITLE = "Figure 5: clicks lost by swapping an item for one with the same prefix"
 QUESTION = "How many clicks are lost when a clicked item is swapped for another one that shares its first codes?"
@@ -75,20 +76,31 @@ class Losses:
         swapped: share of the impressions that have a companion.
     """
 
-    def __init__(self, item: Int64, own: Float, others: list[Float]) -> None:
-        """Args: item of each impression, its click probability and, by length, the mean over its companions, NaN without any; [n] each."""
-        pairs = list(pairwise(others))
+    def __init__(self, item: Int64, own: Float, others: list[list[Float]]) -> None:
+        """Take means over all ways to code the items that are given.
+
+        Args:
+            item: of each impression, [n].
+            own: its click probability, [n].
+            others: by way and length, the mean click probability of its companions, [n], NaN without any.
+        """
+        lengths = len(others[0])
 
         def figures(weights: Float) -> list[float]:
-            losses = [click_loss(own, other, weights) for other in others]
-            for before, after in pairs:
-                at_both = weights * (np.isfinite(before) & np.isfinite(after))
-                losses.append(click_loss(own, after, at_both) - click_loss(own, before, at_both))
-            return losses
+            return np.mean([_losses(own, each, weights) for each in others], axis=0).tolist()
 
         estimates = over_groups(item, figures)
-        self.loss, self.saved = estimates[: len(others)], estimates[len(others) :]
-        self.swapped = [float(np.isfinite(other).mean()) for other in others]
+        self.loss, self.saved = estimates[:lengths], estimates[lengths:]
+        self.swapped = [float(np.mean([np.isfinite(each[length]) for each in others])) for length in range(lengths)]
+
+
+def _losses(own: Float, others: list[Float], weights: Float) -> list[float]:
+    """At each length, and then from each to the next on the impressions that have companions at both."""
+    found = [click_loss(own, other, weights) for other in others]
+    for before, after in pairwise(others):
+        at_both = weights * (np.isfinite(before) & np.isfinite(after))
+        found.append(click_loss(own, after, at_both) - click_loss(own, before, at_both))
+    return found
 
 
 def click_loss(own: Float, other: Float, weights: Float) -> float:
@@ -117,11 +129,12 @@ class _Swaps:
         self.hour = (time - START) / MICROSECONDS_PER_HOUR
 
     def losses(self, *, shuffled: bool) -> Losses:
-        """By the world's own coding."""
-        codes = codes_of(self.world, self.true.item_ids, shuffled=shuffled)
-        parts = [np.random.default_rng(0).permutation(prefix_groups(codes, 1))]  # a random swap
+        """By the world's own codes, or by the mean over some ways to deal them out to the wrong items."""
+        codes, rng = codes_of(self.world, self.true.item_ids), np.random.default_rng(0)
+        parts = [rng.permutation(prefix_groups(codes, 1))]  # a random swap
         parts += [prefix_groups(codes, length) for length in range(1, codes.shape[1] + 1)]
-        return Losses(self.item, self.own, [self._mean_of_companions(groups) for groups in parts])
+        orders = [rng.permutation(len(codes)) for _ in range(CHANCES)] if shuffled else [np.arange(len(codes))]
+        return Losses(self.item, self.own, [[self._mean_of_companions(groups[order]) for groups in parts] for order in orders])
 
     def _mean_of_companions(self, groups: Int64) -> Float:
         def exists(row: Int64, item: Int64) -> NDArray[np.bool_]:
