@@ -5,7 +5,7 @@ Legend: B examples per rank and step, T history positions, G keys per item, L co
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -40,6 +40,17 @@ class BatchSchema:
     def target_only_tables(self) -> tuple[str, ...]:
         """The representations of the target alone, in the order of their keys."""
         return tuple(name for name in self.item_tables if name not in self.history_tables)
+
+
+class Features(NamedTuple):
+    """What a score depends on: the first attributes of a `Batch`, of rows whose labels are not known."""
+
+    items: KeyedJaggedTensor | None
+    context: KeyedJaggedTensor | None
+    dense_BF: torch.Tensor
+    history_age_BT: torch.Tensor
+    history_mask_BT: torch.Tensor
+    shared_depth_BT: torch.Tensor | None
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from features.batch import Batch, BatchSchema
+from features.batch import Batch, BatchSchema, Features
 from features.dense_ids import DenseIdMap
 from features.positions import Positions, list_lengths, list_values
 from features.representation import ItemColumns, Representation, Where, hashed_rows
@@ -88,23 +88,29 @@ class BatchBuilder:
             training: apply id dropout.
             known_before: an item first impressed at this row or later has no trained individual row yet.
         """
+        dropout = self.id_dropout if training else 0.0
+        return Batch(
+            *self.features(rows, size, known_before, first_row=first_row, dropout=dropout),
+            label_BK=_padded(np.stack([rows.column(LABEL + task).to_numpy() for task in self.tasks], 1).astype(np.float32), size),
+            weight_B=_padded(np.ones(rows.num_rows, np.float32), size),
+            segment_BV=_padded(stream_segments(rows), size),
+            rows_in_step=torch.tensor(float(step_rows[1] - step_rows[0])),
+        )
+
+    def features(self, rows: pa.Table, size: int, known_before: int, *, first_row: int = 0, dropout: float = 0.0) -> Features:
+        """What the model reads of rows, labelled or not; the arguments are those of `build`, and `dropout` the share of ids dropped."""
         positions = Positions(rows, self.history_length)
         present = positions.present(size)
         in_history = np.ascontiguousarray(present[:, 1:])
-        dropout = self.id_dropout if training else 0.0
         used = {r.where for r in self.representations}
         items = {where: self._items(positions, where, first_row, dropout, known_before) for where in used}
-        return Batch(
+        return Features(
             items=item_kjt(self.representations, items, present),
             context=self._context_kjt(items, rows, size),
             dense_BF=_padded(self._dense(rows), size),
             history_age_BT=_scattered(positions.history_ages(), in_history),
             history_mask_BT=torch.from_numpy(in_history),
             shared_depth_BT=self._shared_depths(positions, in_history),
-            label_BK=_padded(np.stack([rows.column(LABEL + task).to_numpy() for task in self.tasks], 1).astype(np.float32), size),
-            weight_B=_padded(np.ones(rows.num_rows, np.float32), size),
-            segment_BV=_padded(stream_segments(rows), size),
-            rows_in_step=torch.tensor(float(step_rows[1] - step_rows[0])),
         )
 
     def _items(self, positions: Positions, where: Where, first_row: int, dropout: float, known_before: int) -> ItemColumns:

@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from features.batch import Batch, BatchSchema
+from features.batch import Batch, BatchSchema, Features
 from features.errors import InputError
 from models.config import RankerConfig
 from models.fusion import Gate
@@ -76,7 +76,7 @@ class Ranker(nn.Module):
         loss = (each_B * batch.weight_B).mean() * share
         return loss, RankerOutput(logit_BK.detach(), batch.label_BK, batch.weight_B, batch.segment_BV)
 
-    def logits(self, batch: Batch) -> torch.Tensor:
+    def logits(self, batch: Batch | Features) -> torch.Tensor:
         """float32 [B, K]."""
         target_BRD, history_BTD = self._items(batch)
         context_BCD = self._context(batch)
@@ -90,7 +90,7 @@ class Ranker(nn.Module):
             features.append(((tokens_BSD @ target_BD.unsqueeze(-1)) * real_BS1).squeeze(-1))
         return self.over_arch(torch.cat(features, 1))
 
-    def _items(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _items(self, batch: Batch | Features) -> tuple[torch.Tensor, torch.Tensor]:
         """The target's vectors in the tables of history items, and one vector per history position: float32 [B, R', D] and [B, T, D]."""
         if self.item_embeddings is None:
             none_BTD = torch.zeros_like(batch.history_age_BT).unsqueeze(-1).expand(-1, -1, self.width)
@@ -103,7 +103,7 @@ class Ranker(nn.Module):
         targets = [items_BPRD[:, 0, index : index + 1] for index in self.targets]  # slices: a list of indices would make a GPU wait
         return torch.cat([items_BPRD[:, 0, :0], *targets], 1), items_BPRD[:, 1:].sum(2)
 
-    def _context(self, batch: Batch) -> torch.Tensor:
+    def _context(self, batch: Batch | Features) -> torch.Tensor:
         """The vectors of the second lookup, those of the target first: float32 [B, C, D]."""
         if self.context_embeddings is None:
             return batch.dense_BF[:, :0].unsqueeze(-1).expand(-1, -1, self.width)
