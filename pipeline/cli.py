@@ -1,4 +1,4 @@
-"""The command `semid`: one subcommand per stage, plus follow, explore, demo and doctor; user errors end with one line and exit code 2."""
+"""The command `semid`: one subcommand per stage, and those of COMMANDS; user errors end with one line and exit code 2."""
 
 import argparse
 import importlib
@@ -19,6 +19,13 @@ from pipeline.stage import STAGES, bring_up_to_date
 
 USER_ERROR = 2
 PREEMPTIBLE = ("train", "evaluate")  # these heed SIGTERM between two steps
+COMMANDS = {  # beside stages and doctor; the modules are imported when they are called
+    "demo": "pipeline.demo",
+    "explore": "pipeline.explore",
+    "export": "pipeline.export",
+    "follow": "pipeline.follow",
+    "reproduce": "pipeline.reproduce.command",
+}
 RECIPE_HELP = "a name in pipeline/recipes or the path of a YAML file"
 
 
@@ -38,14 +45,8 @@ def main(argv: list[str] | None = None, *, stage: str | None = None) -> int:
     try:
         if options.command == "doctor":
             return _call("pipeline.doctor", "run")
-        if options.command == "demo":
-            return _call("pipeline.demo", "run", options)
-        if options.command == "reproduce":
-            return _call("pipeline.reproduce.command", "run", options)
-        if options.command == "follow":
-            return _call("pipeline.follow", "run", options)
-        if options.command == "explore":
-            return _call("pipeline.explore", "run", options)
+        if options.command in COMMANDS:
+            return _call(COMMANDS[options.command], "run", options)
         if options.command == "quantize" and _inspects(options):
             return _call("pipeline.inspect_codebook", "run", options)
         return _run_stage(options)
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--force", action="store_true", help="run even if nothing has changed")
     _add_follow(commands)
     _add_explore(commands)
+    _add_export(commands)
     summary = "the whole chain through TorchX, on the simulated world or a real log"
     demo = commands.add_parser("demo", help=summary, description=summary, epilog="example: semid demo --data ifdb --data-dir ~/logs")
     demo.add_argument("--data", default="simulated", choices=["simulated", "ifdb", "online_retail", "movielens", "mind"], help="which log")
@@ -139,6 +141,19 @@ def _add_follow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     follow.add_argument("--rows-per-part", type=int, default=ROWS_PER_FILE, help=rows_help)
     follow.add_argument("--max-seconds", type=float, default=60.0, help="how long rows are gathered at most, by default %(default)s")
     follow.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. enrich.also=[context]")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What serving needs of a run."""
+    summary = "a run's newest checkpoint as a bundle for serving: weights, tables, vocabularies and what features are made of"
+    example = "example: semid export runs/try/train runs/try/bundle --tables int8 --judge 100000"
+    export = commands.add_parser("export", help=summary, description=summary, epilog=example)
+    export.add_argument("run", metavar="RUN", help="a checkpoint, a run's folder (its newest checkpoint), or a folder train with one run")
+    export.add_argument("bundle", metavar="BUNDLE", help="the folder to make, which must not be there yet")
+    tables_help = "precision of the embedding tables, by default %(default)s; int8 has a float32 scale and offset per row"
+    export.add_argument("--tables", choices=["fp32", "int8"], default="fp32", help=tables_help)
+    judge_help = "also score so many rows after the training period with fp32 tables and with these, and print the NE of both"
+    export.add_argument("--judge", type=int, default=0, metavar="ROWS", help=judge_help)
 
 
 def _add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -16,7 +16,7 @@ TIMEOUT = datetime.timedelta(minutes=10)  # a rank that waits longer than this h
 
 def start_process_group() -> torch.device:
     """Join the ranks that torchrun started, or form a group of one; returns this rank's device."""
-    _quiet_libraries()
+    quiet_libraries()
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     if "RANK" not in os.environ:
         os.environ.update(alone)
@@ -90,7 +90,7 @@ def _attempt(action: Callable[[], T]) -> tuple[Exception | None, T | None]:
         return error, None
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Drop notices of torch and torchrec about each other's internals, which no user of ours can act on."""
     for module in (r"torch\.", r"torchrec\.", r"models\.", r"pipeline\.(checkpoint|saver|warm_start)"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)

@@ -48,21 +48,22 @@ def chosen(config: RunConfig) -> StartingPoint | None:
     return None if path is None else find(path)
 
 
-def find(path: Path) -> StartingPoint:
-    """Open what `train.start_from` names.
+def find(path: Path, named_by: str = "train.start_from") -> StartingPoint:
+    """Open what `train.start_from`, or something else, names.
 
     Args:
         path: a checkpoint, a run's folder, of which the newest checkpoint is taken, or a folder train with one run.
+        named_by: for the errors.
 
     Raises:
         InputError: if it is none of these, or a run has no checkpoint; or naming the runs where there are several.
     """
-    described = _checkpoint(path) / META
+    described = _checkpoint(path, named_by) / META
     try:
         data = described.read_bytes()
         return StartingPoint(described.parent, dict(json.loads(data)["identity"]), hashlib.sha256(data).hexdigest())
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"train.start_from: {described} is damaged ({error})") from error
+        raise InputError(f"{named_by}: {described} is damaged ({error})") from error
 
 
 def require_fit(start: StartingPoint | None, today: dict[str, Any], ids: DenseIdMap | None, *, accept_refreshed_codebook: bool) -> None:
@@ -94,16 +95,16 @@ def require_fit(start: StartingPoint | None, today: dict[str, Any], ids: DenseId
         )
 
 
-def _checkpoint(path: Path) -> Path:
+def _checkpoint(path: Path, named_by: str) -> Path:
     if (path / META).is_file():
         return path
     runs = [path] if (path / "checkpoints").is_dir() else sorted(folder.parent for folder in path.glob("*/checkpoints"))
     if len(runs) != 1:
         found = f"has the runs {', '.join(run.name for run in runs)}: name one of them" if runs else "is no checkpoint, and has no run"
-        raise InputError(f"train.start_from {path} {found}")
+        raise InputError(f"{named_by} {path} {found}")
     newest = max(runs[0].glob(f"checkpoints/step-*/{META}"), default=None)
     if newest is None:
-        raise InputError(f"train.start_from {path}: the run has no checkpoint")
+        raise InputError(f"{named_by} {path}: the run has no checkpoint")
     return newest.parent
 
 
