@@ -42,10 +42,6 @@ class SavedState:
         self._places = index.storage_data
         self.sizes = {name: tuple(saved.size) for name, saved in self._tensors.items()}
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor, float32; one that is known to be small."""
-        return torch.cat(list(self.blocks(name)))
-
     def blocks(self, name: str, rows: int | None = None) -> Iterator[torch.Tensor]:
         """A tensor's rows in order as float32 [rows, ..], the last block maybe shorter; no more than a block is in memory.
 
