@@ -65,6 +65,11 @@ class Bundle:
         """Source to the contract that a store's Semantic IDs must have."""
         return self.described.sid_contracts
 
+    @property
+    def history_length(self) -> int:
+        """T, history items that count."""
+        return self.described.batch.history_length
+
     @cached_property
     def inputs(self) -> pa.Schema:
         """The columns of impressions that rows to be scored must have."""

@@ -1,8 +1,8 @@
 """A request as rows of impressions: a user's history, candidates and features, as one Arrow batch with a row per candidate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -35,41 +35,50 @@ class RankRequest:
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
-def request_rows(request: RankRequest, inputs: pa.Schema, history_length: int) -> pa.RecordBatch:
-    """One row per candidate, in their order.
+class RequestRows:
+    """Makes rows of requests to one model."""
 
-    Args:
-        request: what is asked.
-        inputs: columns of the impressions that the model reads, `Bundle.inputs`.
-        history_length: T; what is beyond it no model reads, and is not passed on.
+    def __init__(self, inputs: pa.Schema, history_length: int) -> None:
+        """Args: columns of the impressions that the model reads, `Bundle.inputs`; T, beyond which no history is passed on."""
+        self._inputs, self._order, self._length = inputs, inputs.names, history_length
+        self._features: dict[str, Callable[[Any, str, int], pa.Array]] = {
+            name: _dense if name.startswith(DENSE) else _ids if inputs.field(name).type == pa.int64() else _lists
+            for name in self._order
+            if name.startswith((DENSE, CONTEXT))
+        }
 
-    Raises:
-        InputError: naming the part of the request that is missing, unknown, of another type or length, or out of range.
-    """
-    given = {**request.dense, **request.context}
-    features = [name for name in inputs.names if name.startswith((DENSE, CONTEXT))]
-    for name in given:
-        if name not in features:
-            raise InputError(f"request: the model has no feature '{name}'; its features are {', '.join(features) or 'none'}")
-    candidates = _integers(request.candidates, "candidates")
-    count = len(candidates)
-    if not count:
-        raise InputError("request: there are no candidates")
-    time = _integers([request.time], "time")
-    ids, times = _history(request, time[0], history_length)
-    offsets = pa.array(np.arange(count + 1) * len(ids), pa.int32())
-    columns = {
-        "timestamp": pa.array(np.repeat(time, count)).view(TIMESTAMP),
-        "item_id": pa.array(candidates),
-        "history_item_ids": pa.ListArray.from_arrays(offsets, pa.array(np.tile(ids, count))),
-        "history_timestamps": pa.ListArray.from_arrays(offsets, pa.array(np.tile(times, count)).view(TIMESTAMP)),
-    }
-    for name in features:
-        if name not in given:
-            raise InputError(f"request: feature '{name}' is missing")
-        make = _dense if name.startswith(DENSE) else _ids if inputs.field(name).type == pa.int64() else _lists
-        columns[name] = make(given[name], name, count)
-    return pa.RecordBatch.from_arrays([columns[name] for name in inputs.names], schema=inputs)
+    def rows(self, request: RankRequest) -> pa.RecordBatch:
+        """One row per candidate, in their order.
+
+        Raises:
+            InputError: naming the part of the request that is missing, unknown, of another type or length, or out of range.
+        """
+        given = {**request.dense, **request.context}
+        if given.keys() != self._features.keys():
+            self._refuse(given)
+        candidates = _integers(request.candidates, "candidates")
+        count = len(candidates)
+        if not count:
+            raise InputError("request: there are no candidates")
+        time = _integers([request.time], "time")
+        ids, times = _history(request, time[0], self._length)
+        offsets = pa.array(np.arange(0, (count + 1) * len(ids), len(ids), np.int32) if len(ids) else np.zeros(count + 1, np.int32))
+        columns = {
+            "timestamp": pa.array(np.repeat(time, count)).view(TIMESTAMP),
+            "item_id": pa.array(candidates),
+            "history_item_ids": pa.ListArray.from_arrays(offsets, pa.array(np.tile(ids, count))),
+            "history_timestamps": pa.ListArray.from_arrays(offsets, pa.array(np.tile(times, count)).view(TIMESTAMP)),
+        }
+        for name, make in self._features.items():
+            columns[name] = make(given[name], name, count)
+        return pa.RecordBatch.from_arrays([columns[name] for name in self._order], schema=self._inputs)
+
+    def _refuse(self, given: Mapping[str, Any]) -> NoReturn:
+        for name in given:
+            if name not in self._features:
+                raise InputError(f"request: the model has no feature '{name}'; its features are {', '.join(self._features) or 'none'}")
+        missing = next(name for name in self._features if name not in given)
+        raise InputError(f"request: feature '{missing}' is missing")
 
 
 def _history(request: RankRequest, time: np.int64, length: int) -> tuple[Int64, Int64]:

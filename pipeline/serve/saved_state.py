@@ -16,7 +16,7 @@ from features.errors import InputError
 from features.files import sha256_file
 from pipeline.starting_point import META
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 
 
 class SavedState:

@@ -46,6 +46,7 @@ class Scorer:
         """
         self.bundle, self.store = bundle, store
         self.ranker = ranker_of(bundle)
+        self._names = bundle.inputs.names
         self._additions = Additions(tuple(bundle.contracts))
         self._trained_rows = bundle.described.checkpoint.rows
         self.require_contracts()
@@ -68,8 +69,8 @@ class Scorer:
     def enriched(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The columns that the model reads, with codes. Raises InputError as `score` does."""
         require(rows.schema, self.bundle.inputs, "rows to score")
-        columns = [rows.column(name) for name in self.bundle.inputs.names]
-        for name, column in zip(self.bundle.inputs.names, columns, strict=True):
+        columns = [rows.column(name) for name in self._names]
+        for name, column in zip(self._names, columns, strict=True):
             if column.null_count or (pa.types.is_list(column.type) and column.values.null_count and column.flatten().null_count):
                 raise InputError(f"rows to score: column '{name}' has a null")
         added = enrich(pa.RecordBatch.from_arrays(columns, schema=self.bundle.inputs), self.store, self._additions).batch
@@ -94,8 +95,8 @@ class Scorer:
         builder, ways = self.bundle.builder, []
         for r in builder.representations:
             if r.source is not None and r.target:
-                codes = enriched.column(TARGET_CODES + r.source)
-                ways.append(codes.flatten().to_numpy()[:: builder.sources[r.source]] != UNKNOWN_CODE)
+                codes = enriched.column(TARGET_CODES + r.source)  # made by `enriched`, so that it begins where its values do
+                ways.append(codes.values.to_numpy()[: len(codes) * builder.sources[r.source] : builder.sources[r.source]] != UNKNOWN_CODE)
             elif r.kind == "individual" and r.target and builder.dense_ids is not None:
                 ways.append(builder.dense_ids.rows(enriched.column("item_id").to_numpy(), self._trained_rows) >= 0)
         return np.logical_or.reduce(ways) if ways else np.ones(enriched.num_rows, bool)

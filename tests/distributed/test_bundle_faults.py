@@ -20,7 +20,7 @@ from features.store.publish import publish
 from features.store.versions import open_snapshot
 from pipeline.cli import main
 from pipeline.serve.bundle import MANIFEST, PROGRAM, open_bundle
-from pipeline.serve.request import RankRequest, request_rows
+from pipeline.serve.request import RankRequest, RequestRows
 from pipeline.serve.scorer import Scorer
 from tests.exporting import CASES, LENGTH, copied, described, exported, signed, trained
 
@@ -201,7 +201,7 @@ def test_a_store_of_other_semantic_ids_is_refused(workdir: Path, tmp_path: Path)
     scorer = Scorer(bundle, EntityStore(path))
     now = 1_700_000_000 * 10**6
     request = RankRequest(now, [1, 2], dense={"dense_past_count": 1, "dense_age_hours": 1}, context={"context_country": 1})
-    rows = request_rows(request, bundle.inputs, LENGTH)
+    rows = RequestRows(bundle.inputs, LENGTH).rows(request)
     assert len(scorer.score(rows).known_N) == 2
     contracts = [
         SidContract(**{**contract.to_json(), "codebook_hash": "refreshed", "generation": 2}) for contract in before.contracts.values()
@@ -217,7 +217,7 @@ def test_rows_that_are_not_the_models_are_refused(workdir: Path) -> None:
     bundle = open_bundle(workdir / "bundle")
     scorer = Scorer(bundle, open_snapshot(workdir / "store"))
     request = RankRequest(10**15, [1, 2], [3], [5], dense={"dense_past_count": 1, "dense_age_hours": 1}, context={"context_country": 1})
-    rows = request_rows(request, bundle.inputs, LENGTH)
+    rows = RequestRows(bundle.inputs, LENGTH).rows(request)
     for name, column, told in (
         ("dense_age_hours", pa.array([1.0, 2.0]), "column 'dense_age_hours' is double, expected float"),
         ("dense_age_hours", pa.array([1.0, None], pa.float32()), "column 'dense_age_hours' has a null"),

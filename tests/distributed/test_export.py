@@ -26,7 +26,7 @@ from features.store.versions import open_snapshot
 from pipeline.config import RunConfig
 from pipeline.loader import BatchSource
 from pipeline.serve.bundle import PROGRAM, Bundle, open_bundle
-from pipeline.serve.request import RankRequest, request_rows
+from pipeline.serve.request import RankRequest, RequestRows
 from pipeline.serve.saved_state import SavedState
 from pipeline.serve.scorer import Scorer
 from tests.exporting import BATCH, CASES, LENGTH, TRAINED, exported, trained
@@ -66,7 +66,8 @@ def microseconds(time: object) -> int:
 
 def rows_of(bundle: Bundle, requests: list[RankRequest]) -> list[pa.RecordBatch]:
     """Rows of the requests, in batches of the training's size."""
-    rows = [request_rows(request, bundle.inputs, LENGTH) for request in requests]
+    maker = RequestRows(bundle.inputs, LENGTH)
+    rows = [maker.rows(request) for request in requests]
     return [pa.concat_batches(rows[first : first + BATCH]) for first in range(0, len(rows), BATCH)]
 
 
@@ -95,7 +96,7 @@ def test_requests_score_as_the_trainer_does(workdir: Path, requests: list[RankRe
         with torch.no_grad():
             assert np.abs(program(*inputs_of(features, bundle)).numpy() - wanted).max() <= 1e-6
     for row in range(0, 10_240, 97):  # alone, as a service may score it
-        alone = scorer.score(request_rows(requests[row], bundle.inputs, LENGTH)).probability_NK
+        alone = scorer.score(RequestRows(bundle.inputs, LENGTH).rows(requests[row])).probability_NK
         assert np.abs(alone - expected[row]).max() <= 1e-6
     assert len(scorer.score(batches[0].slice(0, 0)).probability_NK) == 0
 
@@ -154,11 +155,11 @@ def test_candidates_of_a_request_score_as_rows_of_their_own(workdir: Path, reque
         dense={"dense_past_count": counts, "dense_age_hours": 3},
         context={"context_country": 2},
     )
-    scores = scorer.score(request_rows(together, bundle.inputs, LENGTH)).probability_NK
+    scores = scorer.score(RequestRows(bundle.inputs, LENGTH).rows(together)).probability_NK
     assert scores.shape == (50, 2)
     for item, count, score in zip(together.candidates, counts, scores, strict=True):
         alone = replace(together, candidates=[item], dense={"dense_past_count": count, "dense_age_hours": [3.0]})
-        assert np.abs(scorer.score(request_rows(alone, bundle.inputs, LENGTH)).probability_NK - score).max() <= 1e-6
+        assert np.abs(scorer.score(RequestRows(bundle.inputs, LENGTH).rows(alone)).probability_NK - score).max() <= 1e-6
 
 
 def test_a_new_item_is_scored_by_its_semantic_id_once_the_store_has_it(workdir: Path, tmp_path: Path, requests: list[RankRequest]) -> None:
@@ -171,7 +172,7 @@ def test_a_new_item_is_scored_by_its_semantic_id_once_the_store_has_it(workdir: 
 
     def scores() -> tuple[np.ndarray, list[bool]]:
         asked = RankRequest(user.time, [alike, new, new + 1], (), (), user.dense, {name: value[0] for name, value in user.context.items()})
-        found = scorer.score(request_rows(asked, bundle.inputs, LENGTH))
+        found = scorer.score(RequestRows(bundle.inputs, LENGTH).rows(asked))
         return found.probability_NK[:, 0], found.known_N.tolist()
 
     before, known = scores()
@@ -193,7 +194,7 @@ def test_an_item_is_known_by_a_row_of_its_own_only_if_that_was_trained(workdir: 
     asked = [*dict.fromkeys(items), 10**9]
     context = {"context_country": 1}
     request = RankRequest(requests[0].time, asked, dense={"dense_past_count": 0, "dense_age_hours": 0}, context=context)
-    known = Scorer(bundle, open_snapshot(tmp_path / "store")).score(request_rows(request, bundle.inputs, LENGTH)).known_N
+    known = Scorer(bundle, open_snapshot(tmp_path / "store")).score(RequestRows(bundle.inputs, LENGTH).rows(request)).known_N
     expected = [item in whole.ids[few] or item in items[:TRAINED] for item in asked]
     assert known.tolist() == expected
     assert any(item in whole.ids[few] and item not in items[:TRAINED] for item in asked)

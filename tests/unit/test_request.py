@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from features.errors import InputError
 from features.schema import TIMESTAMP
-from pipeline.serve.request import RankRequest, request_rows
+from pipeline.serve.request import RankRequest, RequestRows
 
 INPUTS = pa.schema(
     [
@@ -69,7 +69,7 @@ def per_candidate(value: object, count: int, *, lists: bool = False) -> list:
 @given(requests(), st.integers(1, 4))
 def test_a_row_per_candidate_with_what_was_given(request: RankRequest, length: int) -> None:
     count = len(request.candidates)
-    rows = request_rows(request, INPUTS, length)
+    rows = RequestRows(INPUTS, length).rows(request)
     assert rows.schema == INPUTS
     rows.validate(full=True)
     assert rows.to_pydict() == {
@@ -93,12 +93,12 @@ def test_arrays_are_taken_as_lists_are() -> None:
         dense={"dense_price": np.array([1, 2.5, 0]), "dense_age_hours": np.float64(3)},
         context={"context_country": np.array([7, -8, 9]), "context_topics": np.array([1, 2])},
     )
-    assert request_rows(arrays, INPUTS, 4).equals(request_rows(REQUEST, INPUTS, 4))
+    assert RequestRows(INPUTS, 4).rows(arrays).equals(RequestRows(INPUTS, 4).rows(REQUEST))
 
 
 def test_a_model_may_read_little() -> None:
     inputs = pa.schema([INPUTS.field(name) for name in ("item_id", "timestamp", "history_item_ids", "history_timestamps")])
-    assert request_rows(RankRequest(NOW, [1, 2]), inputs, 3).to_pydict()["history_item_ids"] == [[], []]
+    assert RequestRows(inputs, 3).rows(RankRequest(NOW, [1, 2])).to_pydict()["history_item_ids"] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_a_model_may_read_little() -> None:
 )
 def test_what_is_wrong_is_told(changes: dict, told: str) -> None:
     with pytest.raises(InputError, match=f"^request: .*{told}"):
-        request_rows(replace(REQUEST, **changes), INPUTS, 4)
+        RequestRows(INPUTS, 4).rows(replace(REQUEST, **changes))
