@@ -62,7 +62,7 @@ class RequestRows:
             raise InputError("request: there are no candidates")
         time = _integers([request.time], "time")
         ids, times = _history(request, time[0], self._length)
-        offsets = pa.array(np.arange(0, (count + 1) * len(ids), len(ids), np.int32) if len(ids) else np.zeros(count + 1, np.int32))
+        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(len(ids)))
         columns = {
             "timestamp": pa.array(np.repeat(time, count)).view(TIMESTAMP),
             "item_id": pa.array(candidates),

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,8 @@ def requests(workdir: Path) -> list[RankRequest]:
     ]
 
 
-def microseconds(time: object) -> int:
-    return int(np.datetime64(time.replace(tzinfo=None), "us").astype(np.int64))  # type: ignore[attr-defined]
+def microseconds(time: datetime) -> int:
+    return int(np.datetime64(time.replace(tzinfo=None), "us").astype(np.int64))
 
 
 def rows_of(bundle: Bundle, requests: list[RankRequest]) -> list[pa.RecordBatch]:
