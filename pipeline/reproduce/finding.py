@@ -103,6 +103,8 @@ class Row:
 
     def _words_of_sign(self, ours: Estimate) -> str:
         if self.expected == "zero":
+            if ours.low == ours.high:
+                return "Confirmed: exactly zero."
             up_to = f"{max(-ours.low, ours.high):.{ours.digits}f}"
             return f"Confirmed: the interval holds zero. Up to {with_unit(up_to, self.unit)} either way is not excluded."
         if self.control is None:

@@ -31,7 +31,7 @@ def print_findings(told: Results) -> None:
 def _table(finding: Results) -> Table:
     title = Text.assemble((finding["title"], "bold"), (f"  {counted(finding['verdicts'])}", "dim"))
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
-    table.add_column("", overflow="fold", ratio=5)
+    table.add_column("", overflow="fold", ratio=6)
     for name, share in (("paper", 2), ("here", 2), ("95% interval", 3), ("shuffled", 2)):
         table.add_column(name, justify="right", overflow="fold", ratio=share)
     table.add_column("", overflow="fold", ratio=5)

@@ -31,6 +31,7 @@ def row(ours: Estimate | None, expected: Sign | None, **other: Any) -> Row:
         (WIDE, None, "shown", "Shown; nothing is claimed of it."),
         (Estimate(2.0, 1.0, 3.0), "positive", "confirmed", "Confirmed."),
         (Estimate(0.01, -0.02, 0.04), "zero", "confirmed", "Confirmed: the interval holds zero. Up to 0.040% either way is not excluded."),
+        (Estimate(0.0, 0.0, 0.0), "zero", "confirmed", "Confirmed: exactly zero."),
         (Estimate(0.0, 0.0, 0.0), "negative", "not confirmed", "Not confirmed: the interval holds zero."),
         (Estimate(-1.0, -2.0, 0.0), "negative", "not confirmed", "Not confirmed: the interval holds zero."),  # an end at zero
     ],
