@@ -103,10 +103,10 @@ def test_every_block_has_a_test() -> None:
 
 
 def test_what_a_worker_needs(page: Page) -> None:
-    """A Python that finds nothing but this repository, pyarrow and NumPy enriches."""
+    """A Python that finds nothing but this repository, pyarrow, NumPy and Numba enriches."""
     packages = page.folder / "packages"
     packages.mkdir()
-    for package in ("numpy", "pyarrow"):
+    for package in ("numpy", "pyarrow", "numba", "llvmlite"):
         (home,) = map(Path, importlib.import_module(package).__path__)
         for part in (home, home.with_name(f"{home.name}.libs")):
             if part.exists():
